@@ -1,0 +1,115 @@
+// Stage `plan`: which keys each tile of queries reads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "prescore/index.h"
+#include "prescore/types.h"
+
+namespace prescore {
+
+/// Which keys each query may see: query i sees keys [0, end(i)).
+struct Visibility {
+  std::int64_t n_q = 0;
+  std::int64_t n_kv = 0;
+  bool causal = true;
+  /// Causal: position of each query, non-decreasing; query i sees keys [0, position + 1). Empty: the
+  /// queries are the last n_q positions (aligned bottom right), as in a KV cache.
+  std::span<const std::int32_t> positions = {};
+  /// Optional additive mask, fp16 bits, row i at mask + i * mask_stride, n_kv entries, -inf hides.
+  /// For `dense` only; the same for all heads of a batch entry.
+  const std::uint16_t* mask = nullptr;
+  std::int64_t mask_stride = 0;
+  std::int64_t mask_batch_stride = 0;
+
+  std::int64_t end(std::int64_t i) const noexcept {
+    if (!causal) return n_kv;
+    const std::int64_t e =
+        positions.empty() ? n_kv - n_q + i + 1 : positions[static_cast<std::size_t>(i)] + 1;
+    return e < 0 ? 0 : e;
+  }
+};
+
+/// Queries [first, last) of query head `head` of batch entry `batch`.
+struct Tile {
+  std::int64_t batch = 0, head = 0;
+  std::int64_t first = 0, last = 0;
+};
+
+/// Keys [begin, end), each query clipped to what it may see.
+struct Range {
+  std::int64_t begin = 0, end = 0;
+  friend bool operator==(const Range&, const Range&) = default;
+};
+
+/// What one tile reads. Ranges, keys and the keys behind nodes are disjoint (exactly once).
+struct TilePlan {
+  std::vector<Range> ranges;
+  std::vector<std::int32_t> keys;   ///< single keys, visible to every query of the tile
+  std::vector<float> log_weights;   ///< natural log, one a key, or empty: all zero
+  std::vector<std::int32_t> nodes;  ///< stand-ins, node ids of the index; weight log count
+  std::vector<std::int32_t> packed; ///< rows of `keys` in the packed copy of the index, or empty
+  std::int64_t products = 0;        ///< routing products spent on this plan
+  void clear() {
+    ranges.clear(), keys.clear(), log_weights.clear(), nodes.clear(), packed.clear();
+    products = 0;
+  }
+};
+
+/// A method. Planners are immutable while used and safe to call from many threads.
+class Planner {
+ public:
+  virtual ~Planner() = default;
+  /// Fills `out` for one tile. `worker` names the caller's scratch memory, in [0, width).
+  virtual void plan(const Tile& tile, int worker, TilePlan& out) const = 0;
+  /// Queries of a tile (a tile begins at positions that are multiples of it).
+  virtual std::int64_t tile() const noexcept = 0;
+  /// True where all query heads of a group read the same keys (dense, window, top-k).
+  virtual bool shared_by_group() const noexcept { return false; }
+};
+
+/// Everything a planner may look at. The views must outlive it.
+struct PlanInputs {
+  Tensor q, k;
+  Visibility visibility;
+  float scale = 0;                  ///< factor on q.k
+  const KeyIndex* index = nullptr;  ///< for routed
+  /// For top-k: [levels][b, h_kv, n_kv] dense. Causal: level i was fitted to the first
+  /// `score_segment` << i keys only and serves tiles whose far keys end between there and twice as
+  /// far, so that no score knows later keys. Not causal: one level, fitted to all.
+  const float* scores = nullptr;
+  std::int64_t score_levels = 0;
+  std::int64_t score_segment = 512;
+  int workers = 1;
+};
+
+std::unique_ptr<Planner> make_dense_planner(const PlanInputs&, const PlanOptions&);
+std::unique_ptr<Planner> make_window_planner(const PlanInputs&, const PlanOptions&);
+std::unique_ptr<Planner> make_topk_planner(const PlanInputs&, const PlanOptions&);
+std::unique_ptr<Planner> make_routed_planner(const PlanInputs&, const PlanOptions&);
+/// The planner of options.method, which must not be kAuto.
+std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
+
+/// Cuts the queries of every (batch, head) into tiles. Where `shared_by_group`, `head` is the first
+/// query head of each group and one plan serves them all.
+std::vector<Tile> make_tiles(const Visibility&, std::int64_t b, std::int64_t h_q,
+                             std::int64_t h_kv, const Planner&);
+
+/// A whole plan, for looking at it: tiles and what each reads.
+struct Plan {
+  std::vector<Tile> tiles;
+  std::vector<TilePlan> reads;
+};
+
+/// What `auto` takes and why, a pure function of the shape.
+struct Choice {
+  Method method = Method::kDense;
+  std::string reason;
+};
+Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const PlanOptions&);
+
+}  // namespace prescore

@@ -1,0 +1,137 @@
+// Types shared by all stages: tensors, errors, options and counters.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace prescore {
+
+/// Version of the library, for example "0.1.0".
+std::string_view version() noexcept;
+
+/// A mistake in what the caller passed. The text is one sentence: "[stage] what, got X, want Y".
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Element types of Q, K and V. Outputs may have any of them; lse is always fp32.
+enum class DType : std::uint8_t { kF32, kF16, kBF16 };
+
+/// Bytes of one element.
+constexpr std::int64_t size_of(DType t) noexcept { return t == DType::kF32 ? 4 : 2; }
+
+/// A read-only tensor of shape [b, h, n, d] with strides in elements. Nothing is owned.
+/// Any order of axes in memory is allowed; only the last axis must be contiguous (stride 1)
+/// wherever d > 1. Strides may be zero (broadcast) but not negative.
+struct Tensor {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+  std::array<std::int64_t, 4> shape{};
+  std::array<std::int64_t, 4> stride{};
+
+  /// A dense [b, h, n, d] tensor.
+  static Tensor contiguous(const void* data, DType dtype, std::int64_t b, std::int64_t h,
+                           std::int64_t n, std::int64_t d) {
+    return {data, dtype, {b, h, n, d}, {h * n * d, n * d, d, 1}};
+  }
+};
+
+/// The same, writable.
+struct MutTensor {
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+  std::array<std::int64_t, 4> shape{};
+  std::array<std::int64_t, 4> stride{};
+
+  static MutTensor contiguous(void* data, DType dtype, std::int64_t b, std::int64_t h,
+                              std::int64_t n, std::int64_t d) {
+    return {data, dtype, {b, h, n, d}, {h * n * d, n * d, d, 1}};
+  }
+};
+
+/// Result of attention over some set of keys: `o` [b, h_q, n_q, d_v], `lse` [b, h_q, n_q] dense,
+/// fp32, natural logarithm. Over an empty set o = 0 and lse = -inf. `lse` may be null where it is
+/// not wanted.
+struct State {
+  MutTensor o;
+  float* lse = nullptr;
+};
+
+/// How the keys that a query reads are chosen.
+enum class Method : std::uint8_t {
+  kAuto,    ///< dense below a measured crossover, routed above
+  kDense,   ///< every visible key
+  kWindow,  ///< sinks and the most recent keys (the baseline of every sparse method)
+  kTopK,    ///< sinks, window and the keys with the best query-independent score (the paper)
+  kRouted,  ///< sinks, window and the clusters with the most estimated attention mass
+};
+
+/// Who chooses in `routed`.
+enum class Routing : std::uint8_t {
+  kTile,    ///< the queries of a tile choose together: for prompts
+  kStrict,  ///< every query for itself: a choice depends on nothing later (decoding, scoring)
+};
+
+/// What becomes of the far keys that are not read: a node of the index that stands in for its keys
+/// enters the softmax once, with its mean key, its mean value and the logarithm of its count.
+enum class StandIns : std::uint8_t {
+  kNone,   ///< dropped
+  kAuto,   ///< a node stands in where its estimated share of all attention exceeds standin_share
+  kNodes,  ///< every unread node stands in
+};
+
+/// Query-independent importance of a key (stage `score`).
+enum class Score : std::uint8_t { kKeyNorm, kLeverage, kKMeans, kKeyDiff, kRandom };
+
+/// What the planners need to know. All counts are keys.
+struct PlanOptions {
+  Method method = Method::kAuto;
+  /// Most keys one query reads: sinks, window and far keys together.
+  std::int64_t budget = 1280;
+  /// First keys, always read.
+  std::int64_t sinks = 16;
+  /// Least number of most recent keys that are always read. The window of `routed` and `topk` begins
+  /// at a segment boundary and is up to a segment longer.
+  std::int64_t window = 128;
+  /// Queries that choose together and are computed together, a multiple of 16. Tiles begin at
+  /// absolute positions that are multiples of it, so that chunked prefill plans the same.
+  std::int64_t tile = 64;
+  Routing routing = Routing::kTile;
+  StandIns standins = StandIns::kAuto;
+  /// Share of a query's whole attention, averaged over its tile, from which a node stands in.
+  float standin_share = 1e-3f;
+  /// Keys whose groups (level 1) are opened into clusters; 0: four times the far keys.
+  std::int64_t open_groups = 0;
+  /// Keys whose segments (level 2) are opened into groups; 0: all.
+  std::int64_t open_segments = 0;
+  /// Only every n-th query of a tile takes part in routing.
+  std::int64_t route_stride = 2;
+  Score score = Score::kLeverage;
+  std::uint64_t seed = 0;
+};
+
+/// What was read and what it cost, summed over queries, heads and batches.
+struct Counters {
+  std::int64_t queries = 0;   ///< (batch, head, query) triples
+  std::int64_t visible = 0;   ///< keys that dense attention reads
+  std::int64_t keys = 0;      ///< keys read
+  std::int64_t standins = 0;  ///< stand-ins read
+  std::int64_t products = 0;  ///< routing products (one node against one query)
+  double index_s = 0;         ///< seconds building the index and the scores
+  double plan_s = 0;          ///< seconds choosing, summed over workers
+  double attend_s = 0;        ///< seconds attending, summed over workers
+  double total_s = 0;         ///< wall-clock seconds of the whole operation
+
+  Counters& operator+=(const Counters& c) noexcept {
+    queries += c.queries, visible += c.visible, keys += c.keys, standins += c.standins;
+    products += c.products, index_s += c.index_s, plan_s += c.plan_s, attend_s += c.attend_s;
+    total_s += c.total_s;
+    return *this;
+  }
+};
+
+}  // namespace prescore

@@ -1,0 +1,127 @@
+// Tasks of one call: each plans a tile and executes it.
+#include "prescore/attend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "attend/tile_runner.h"
+#include "common/check.h"
+#include "plan/planners.h"
+
+namespace prescore {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+void check_inputs(const AttendInputs& in, const State& out) {
+  check_tensor(in.q, "attend", "q");
+  check_tensor(in.k, "attend", "k");
+  check_tensor(in.v, "attend", "v");
+  check_tensor(out.o, "attend", "o");
+  const auto &q = in.q.shape, &k = in.k.shape, &v = in.v.shape, &o = out.o.shape;
+  const auto want = [](bool ok, const char* what, const std::array<std::int64_t, 4>& got,
+                       const std::string& wanted) {
+    if (!ok) fail("attend", what, to_string(got), wanted);
+  };
+  want(k[0] == q[0] && q[1] % k[1] == 0 && k[3] == q[3], "k shape", k,
+       "batch and head size of q " + to_string(q) + " and a number of heads that divides its");
+  want(v[0] == k[0] && v[1] == k[1] && v[2] == k[2], "v shape", v,
+       "batch, heads and keys of k " + to_string(k));
+  want(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == v[3], "o shape", o,
+       to_string({q[0], q[1], q[2], v[3]}));
+  check(q[3] <= tile::kMaxDim && v[3] <= tile::kMaxDim, "attend", "head size",
+        std::max(q[3], v[3]), "at most 512");
+  if (in.k.dtype != in.v.dtype) fail("attend", "dtypes of k and v", "different ones", "the same");
+  check(in.visibility.n_q == q[2], "attend", "queries in the visibility", in.visibility.n_q,
+        "those of q");
+  check(in.visibility.n_kv <= k[2], "attend", "keys in the visibility", in.visibility.n_kv,
+        "at most those of k");
+  if (!std::isfinite(in.scale)) fail("attend", "scale", std::to_string(in.scale), "a finite number");
+  check_visibility(in.visibility);
+}
+
+const tile::Kernels& choose_kernels(const AttendInputs& in) {
+  const bool bf16 = in.compute == Compute::kBF16 ||
+                    (in.compute == Compute::kAuto && in.k.dtype != DType::kF32);
+  return tile::kernels(bf16);
+}
+
+struct Worker {
+  Worker(const AttendInputs& in, const State& out, const tile::Kernels& k) : runner(in, out, k) {}
+  TileRunner runner;
+  TilePlan plan;
+  Counters counters;
+};
+
+// Runs `task(tile number, worker)` over all tiles and adds up the counters.
+template <typename Task>
+Counters run_tiles(const AttendInputs& in, const State& out, std::int64_t tiles,
+                   Executor& executor, const Task& task) {
+  const auto begin = Clock::now();
+  const tile::Kernels& kernels = choose_kernels(in);
+  std::vector<std::unique_ptr<Worker>> workers(static_cast<std::size_t>(executor.width()));
+  executor.run(tiles, [&](std::int64_t i, int w) {
+    auto& worker = workers[static_cast<std::size_t>(w)];
+    if (!worker) worker = std::make_unique<Worker>(in, out, kernels);
+    task(i, w, *worker);
+  });
+  Counters total;
+  for (const auto& worker : workers)
+    if (worker) total += worker->counters;
+  total.total_s = seconds(Clock::now() - begin);
+  return total;
+}
+
+}  // namespace
+
+Counters attend(const AttendInputs& in, const Planner& planner, const State& out,
+                Executor& executor) {
+  check_inputs(in, out);
+  const std::int64_t heads = planner.shared_by_group() ? in.q.shape[1] / in.k.shape[1] : 1;
+  const std::vector<Tile> tiles =
+      make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner);
+  return run_tiles(in, out, static_cast<std::int64_t>(tiles.size()), executor,
+                   [&](std::int64_t i, int w, Worker& worker) {
+                     const Tile& tile = tiles[static_cast<std::size_t>(i)];
+                     const auto t0 = Clock::now();
+                     worker.plan.clear();
+                     planner.plan(tile, w, worker.plan);
+                     const auto t1 = Clock::now();
+                     worker.runner.run(tile, heads, worker.plan);
+                     worker.counters.plan_s += seconds(t1 - t0);
+                     worker.counters.attend_s += seconds(Clock::now() - t1);
+                     TileRunner::count(in.visibility, tile, heads, worker.plan, worker.counters);
+                   });
+}
+
+Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, const State& out,
+                Executor& executor) {
+  check_inputs(in, out);
+  check(plan.tiles.size() == plan.reads.size(), "attend", "reads of the plan",
+        static_cast<std::int64_t>(plan.reads.size()), "one a tile");
+  const std::int64_t heads = shared_by_group ? in.q.shape[1] / in.k.shape[1] : 1;
+  return run_tiles(in, out, static_cast<std::int64_t>(plan.tiles.size()), executor,
+                   [&](std::int64_t i, int, Worker& worker) {
+                     const auto t = static_cast<std::size_t>(i);
+                     const auto t0 = Clock::now();
+                     worker.runner.run(plan.tiles[t], heads, plan.reads[t]);
+                     worker.counters.attend_s += seconds(Clock::now() - t0);
+                     TileRunner::count(in.visibility, plan.tiles[t], heads, plan.reads[t],
+                                       worker.counters);
+                   });
+}
+
+Plan make_plan(const AttendInputs& in, const Planner& planner, Executor& executor) {
+  Plan plan;
+  plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner);
+  plan.reads.resize(plan.tiles.size());
+  executor.run(static_cast<std::int64_t>(plan.tiles.size()), [&](std::int64_t i, int worker) {
+    const auto t = static_cast<std::size_t>(i);
+    planner.plan(plan.tiles[t], worker, plan.reads[t]);
+  });
+  return plan;
+}
+
+}  // namespace prescore

@@ -1,0 +1,69 @@
+// Attention of one tile: lanes x gathered blocks of keys, online softmax.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/views.h"
+#include "index/index_impl.h"
+#include "prescore/attend.h"
+#include "tile/tile.h"
+
+namespace prescore {
+
+/// Scratch of one worker; memory O(lanes x d + block x d).
+class TileRunner {
+ public:
+  TileRunner(const AttendInputs& in, const State& out, const tile::Kernels& kernels);
+
+  /// Executes `plan` for queries [first, last) of `heads` query heads from tile.head on (all of one
+  /// group, so that they share keys), and writes o and lse.
+  void run(const Tile& tile, std::int64_t heads, const TilePlan& plan);
+
+  /// Keys that the lanes of a tile read under a plan, and those visible to them.
+  static void count(const Visibility& v, const Tile& tile, std::int64_t heads,
+                    const TilePlan& plan, Counters& counters);
+
+  static std::int64_t bytes(std::int64_t lanes, std::int64_t d, std::int64_t d_v);
+
+ private:
+  struct Lane {
+    std::int64_t head, query;
+  };
+  void start(const Tile& tile, std::int64_t heads);
+  void feed(const Tile& tile, const TilePlan& plan);
+  void push(const void* k, const void* v, std::int32_t position, float weight);
+  void flush();
+  void flush_tiles(int n);
+  void flush_rows(int n);
+  void fill_bias(int n, int n_pad, int first_vec, int vecs);
+  void finish(const Tile& tile);
+
+  const AttendInputs& in_;
+  const State& out_;
+  const tile::Kernels& kernels_;
+  const tile::RowKernels& rows_;
+  std::int64_t d_, d_v_;
+  int d_pad_, dv_pad_, block_;
+  float scale_;  // scores to base-2 exponents
+  float sign_;   // of the scale, moved into Q so that the maximum is a maximum
+  int k_lines_, v_lines_;  // cache lines of a row
+
+  std::vector<Lane> lanes_;
+  bool by_rows_ = false;
+  int vecs_ = 0;
+  std::int64_t batch_ = 0;
+  Buffer<float> query_, score_, o_, bias_, row_o_;
+  Buffer<std::byte> packed_q_, k_block_, v_block_, p_block_;
+  Buffer<tile::LaneState> state_;
+  Buffer<std::int32_t> lane_end_;
+
+  int n_ = 0;  // keys in the block so far
+  const void* k_row_[tile::kMaxBlock];
+  const void* v_row_[tile::kMaxBlock];
+  std::int32_t position_[tile::kMaxBlock];
+  float weight_[tile::kMaxBlock];
+  bool weighted_ = false;
+};
+
+}  // namespace prescore

@@ -1,0 +1,162 @@
+// The one call: choose a method, bring scores or index up to date, plan and attend.
+#include "prescore/attention.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <vector>
+
+#include "attend/tile_runner.h"
+#include "common/check.h"
+#include "common/isa.h"
+#include "plan/planners.h"
+#include "tile/tile.h"
+
+namespace prescore {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Scores at the prefixes that top-k needs (see PlanInputs::scores).
+std::vector<float> make_scores(const Tensor& k, const Visibility& v, const PlanOptions& plan,
+                               ScoreOptions options, std::int64_t segment, std::int64_t& levels,
+                               Executor& executor) {
+  options.score = plan.score;
+  options.seed = plan.seed;
+  const std::int64_t heads = k.shape[0] * k.shape[1], n = v.n_kv;
+  levels = 1;
+  if (v.causal)
+    while ((segment << levels) <= n) ++levels;
+  std::vector<float> all(static_cast<std::size_t>(levels * heads * n), 0.0f);
+  std::vector<float> part;
+  for (std::int64_t level = 0; level < levels; ++level) {
+    options.fit = v.causal ? std::min(n, segment << level) : n;
+    const std::int64_t scored = v.causal ? std::min(n, segment << (level + 1)) : n;
+    part.resize(static_cast<std::size_t>(heads * scored));
+    score_keys(k, scored, options, part.data(), executor);
+    for (std::int64_t h = 0; h < heads; ++h)
+      std::copy_n(part.data() + h * scored, scored, all.data() + (level * heads + h) * n);
+  }
+  return all;
+}
+
+}  // namespace
+
+Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
+                 KeyIndex* index, const State& out, const Options& options, Executor& executor) {
+  check_plan_options(options.plan);
+  AttendInputs in{q, k, v, visibility, options.scale, nullptr, options.compute};
+  check_tensor(q, "attention", "q");
+  check_tensor(k, "attention", "k");
+  if (in.scale == 0.0f) in.scale = 1.0f / std::sqrt(static_cast<float>(q.shape[3]));
+  PlanInputs plan_in{q, k, visibility, in.scale};
+  plan_in.workers = executor.width();
+
+  Report report;
+  PlanOptions plan = options.plan;
+  if (visibility.mask != nullptr) {
+    if (plan.method != Method::kAuto && plan.method != Method::kDense)
+      fail("attention", "a mask with a sparse method", "one", "method dense or auto");
+    report.choice = {Method::kDense, "dense: the mask is not causal"};
+  } else if (plan.method == Method::kAuto) {
+    report.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[3], plan);
+  } else {
+    report.choice = {plan.method, "as asked"};
+  }
+  plan.method = report.choice.method;
+
+  const auto begin = Clock::now();
+  KeyIndex own(options.index);
+  std::vector<float> scores;
+  if (plan.method == Method::kRouted) {
+    if (index == nullptr) index = &own;
+    index->extend(k, v, executor);
+    plan_in.index = in.index = index;
+  } else if (plan.method == Method::kTopK) {
+    scores = make_scores(k, visibility, plan, options.score, plan_in.score_segment,
+                         plan_in.score_levels, executor);
+    plan_in.scores = scores.data();
+  }
+  const double index_s = std::chrono::duration<double>(Clock::now() - begin).count();
+  const std::unique_ptr<Planner> planner = make_planner(plan_in, plan);
+  report.counters = attend(in, *planner, out, executor);
+  report.counters.index_s = index_s;
+  report.counters.total_s = std::chrono::duration<double>(Clock::now() - begin).count();
+  report.isa = isa_name(options.compute, k.dtype);
+  return report;
+}
+
+Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
+                 const Options& options, Executor& executor) {
+  Visibility visibility;
+  visibility.n_q = q.shape[2];
+  visibility.n_kv = k.shape[2];
+  visibility.causal = options.causal;
+  return attention(q, k, v, visibility, nullptr, out, options, executor);
+}
+
+Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
+                 const Options& options) {
+  const std::unique_ptr<Executor> executor = make_executor(options.threads);
+  return attention(q, k, v, out, options, *executor);
+}
+
+Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const PlanOptions& o) {
+  // Measured with bench/attention (docs/performance.md): routed wins from about four budgets on.
+  constexpr std::int64_t kFewQueries = 32;
+  const std::int64_t crossover = 4 * o.budget;
+  const auto keys = [](std::int64_t n) { return std::to_string(n) + " keys"; };
+  static_cast<void>(d);
+  if (n_q < kFewQueries)
+    return {Method::kDense, "dense: fewer than 32 queries read the keys once either way"};
+  if (n_kv < crossover)
+    return {Method::kDense, "dense: " + keys(n_kv) + ", below the crossover at " + keys(crossover)};
+  return {Method::kRouted,
+          "routed: " + keys(n_kv) + ", from the crossover at " + keys(crossover) + " on"};
+}
+
+std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
+                             const Options& options, int threads) {
+  check_tensor(q, "workspace", "q");
+  check_tensor(k, "workspace", "k");
+  check_tensor(v, "workspace", "v");
+  Method method = options.plan.method;
+  if (method == Method::kAuto)
+    method = choose_method(q.shape[2], k.shape[2], q.shape[3], options.plan).method;
+  const std::int64_t heads = k.shape[0] * k.shape[1], d = q.shape[3], d_v = v.shape[3];
+  const std::int64_t group = q.shape[1] / k.shape[1];
+  const std::int64_t lanes = method == Method::kDense    ? std::max<std::int64_t>(256, 16 * group)
+                             : method == Method::kRouted ? options.plan.tile
+                                                         : options.plan.tile * group;
+  const std::int64_t nodes_a_tile = k.shape[2] / options.index.cluster + 1;
+  std::int64_t worker = TileRunner::bytes(lanes, d, d_v) + 64 * 1024 +
+                        8 * std::min(options.plan.budget, k.shape[2]);
+  std::int64_t shared = (q.shape[2] / 16 + 2) * q.shape[0] * q.shape[1] * 32;  // list of tiles
+  if (method == Method::kRouted) {
+    const KeyIndex shape(options.index);
+    const std::int64_t segments = k.shape[2] / options.index.segment;
+    const std::int64_t node = d * size_of(k.dtype) + d_v * size_of(v.dtype) + 4;
+    shared += heads * segments *
+              (shape.nodes_per_segment() * node + 2 * options.index.segment + 16 +
+               2 * (shape.nodes_per_segment(1) + 1) +
+               (options.index.packed ? options.index.segment *
+                                           (d * size_of(k.dtype) + d_v * size_of(v.dtype))
+                                     : 0));
+    worker += nodes_a_tile * 64 + options.index.segment * (d + 64) * 8 +
+              std::min<std::int64_t>(nodes_a_tile, 4096) * round_up(d, 32) * 4;
+  } else if (method == Method::kTopK) {
+    std::int64_t levels = 1;
+    while ((std::int64_t{512} << levels) <= k.shape[2]) ++levels;
+    shared += (levels + 1) * heads * k.shape[2] * 4 + k.shape[2] * d * 8 +
+              heads * (k.shape[2] / 512 + 1) * std::min(options.plan.budget, k.shape[2]) * 4;
+  }
+  return shared + std::max(1, threads) * worker;
+}
+
+std::string_view isa_name(Compute compute, DType dtype) {
+  const bool bf16 =
+      compute == Compute::kBF16 || (compute == Compute::kAuto && dtype != DType::kF32);
+  return name_of(tile::kernels(bf16).isa);
+}
+
+}  // namespace prescore

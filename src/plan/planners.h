@@ -1,0 +1,61 @@
+// What the planners share.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+#include "prescore/plan.h"
+
+namespace prescore {
+
+void check_plan_options(const PlanOptions&);
+void check_visibility(const Visibility&);
+
+/// What a tile reads exactly, and what is left for the far keys. Far keys are [sinks, local).
+struct Layout {
+  std::int64_t sinks = 0;   ///< keys [0, sinks) are read
+  std::int64_t local = 0;   ///< the far keys end here
+  std::int64_t window = 0;  ///< keys [window, end) are read; local <= window
+  std::int64_t end = 0;     ///< keys that the last query sees
+  std::int64_t far = 0;     ///< far keys that may be read
+  bool all() const noexcept { return sinks >= window; }
+};
+
+/// The sinks, the window and the share of the far keys within the budget. `boundary`: the far keys
+/// end at a multiple of it, and not after `limit`.
+inline Layout make_layout(const Visibility& v, const Tile& t, const PlanOptions& o,
+                          std::int64_t boundary, std::int64_t limit) {
+  Layout x;
+  x.end = v.end(t.last - 1);
+  if (x.end <= o.budget) return x;  // everything, as one range
+  // Not causal: there is no recency; every whole segment is far.
+  const std::int64_t first = v.causal ? v.end(t.first) - o.window : x.end;
+  x.local = std::min(std::max<std::int64_t>(first, 0) / boundary * boundary, limit);
+  x.sinks = std::min({o.sinks, o.budget, x.local});
+  // A budget below sinks and window cuts the window.
+  x.window = std::max(x.local, x.end - std::max<std::int64_t>(0, o.budget - x.sinks));
+  x.far = std::max<std::int64_t>(0, o.budget - x.sinks - (x.end - x.window));
+  if (x.local - x.sinks <= x.far) x = Layout{.end = x.end};
+  return x;
+}
+
+/// Sinks and window of a layout as ranges.
+inline void add_ranges(const Layout& x, TilePlan& out) {
+  if (x.all()) {
+    if (x.end > 0) out.ranges.push_back({0, x.end});
+    return;
+  }
+  if (x.sinks > 0) out.ranges.push_back({0, x.sinks});
+  if (x.window < x.end) out.ranges.push_back({x.window, x.end});
+}
+
+/// A sorting key: larger for larger scores, for equal ones for lower ids; NaN is last.
+inline std::uint64_t order_key(float score, std::int32_t id) noexcept {
+  if (score != score) return static_cast<std::uint32_t>(~id);
+  const auto u = std::bit_cast<std::uint32_t>(score + 0.0f);
+  const std::uint32_t monotone = (u & 0x80000000u) != 0 ? ~u : u | 0x80000000u;
+  return (std::uint64_t{monotone} << 32) | static_cast<std::uint32_t>(~id);
+}
+
+}  // namespace prescore

@@ -1,0 +1,82 @@
+// Sinks, window and the far keys with the best query-independent score (2505.11040).
+#include <mutex>
+#include <vector>
+
+#include "common/check.h"
+#include "plan/planners.h"
+
+namespace prescore {
+namespace {
+
+struct Entry {
+  std::uint64_t key;
+  std::int32_t weight;
+};
+
+class TopKPlanner final : public Planner {
+ public:
+  TopKPlanner(const PlanInputs& in, const PlanOptions& o) : in_(in), options_(o) {
+    const std::int64_t boundaries = in.visibility.n_kv / in.score_segment + 1;
+    order_.resize(static_cast<std::size_t>(in.k.shape[0] * in.k.shape[1] * boundaries));
+  }
+
+  void plan(const Tile& tile, int, TilePlan& out) const override {
+    const Layout x = make_layout(in_.visibility, tile, options_, in_.score_segment,
+                                 in_.visibility.n_kv);
+    add_ranges(x, out);
+    if (x.all() || x.far == 0) return;
+    const std::int64_t h_kv = in_.k.shape[1];
+    const std::int64_t bh = tile.batch * h_kv + tile.head / (in_.q.shape[1] / h_kv);
+    const std::vector<std::int32_t>& best = order(bh, x);
+    const auto n = static_cast<std::size_t>(std::min(x.far, x.local - x.sinks));
+    out.keys.assign(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(n));
+    std::sort(out.keys.begin(), out.keys.end());
+  }
+  std::int64_t tile() const noexcept override {
+    return options_.routing == Routing::kStrict ? 1 : options_.tile;
+  }
+  bool shared_by_group() const noexcept override { return true; }
+
+ private:
+  // The best far keys before one boundary, best first; all tiles up to the next boundary share them.
+  const std::vector<std::int32_t>& order(std::int64_t bh, const Layout& x) const {
+    const std::int64_t boundaries = in_.visibility.n_kv / in_.score_segment + 1;
+    std::vector<std::int32_t>& best = order_[static_cast<std::size_t>(
+        bh * boundaries + x.local / in_.score_segment)];
+    const std::scoped_lock lock(mutex_);
+    if (best.empty()) {
+      std::int64_t level = 0;
+      while (level + 1 < in_.score_levels && (in_.score_segment << (level + 1)) <= x.local) ++level;
+      const std::int64_t heads = in_.k.shape[0] * in_.k.shape[1];
+      const float* s = in_.scores + (level * heads + bh) * in_.visibility.n_kv;
+      std::vector<Entry> entry;
+      for (std::int64_t j = x.sinks; j < x.local; ++j)
+        entry.push_back({order_key(s[j], static_cast<std::int32_t>(j)), 1});
+      const std::int64_t n = std::min<std::int64_t>(static_cast<std::int64_t>(entry.size()),
+                                                    options_.budget);
+      std::partial_sort(entry.begin(), entry.begin() + n, entry.end(),
+                        [](const Entry& a, const Entry& b) { return a.key > b.key; });
+      for (std::int64_t i = 0; i < n; ++i)
+        best.push_back(static_cast<std::int32_t>(
+            ~static_cast<std::uint32_t>(entry[static_cast<std::size_t>(i)].key)));
+    }
+    return best;
+  }
+
+  PlanInputs in_;
+  PlanOptions options_;
+  mutable std::mutex mutex_;
+  mutable std::vector<std::vector<std::int32_t>> order_;
+};
+
+}  // namespace
+
+std::unique_ptr<Planner> make_topk_planner(const PlanInputs& in, const PlanOptions& o) {
+  check_visibility(in.visibility);
+  check_plan_options(o);
+  if (in.scores == nullptr || in.score_levels < 1)
+    fail("plan", "scores of the top-k planner", "null", "scores of every key");
+  return std::make_unique<TopKPlanner>(in, o);
+}
+
+}  // namespace prescore

@@ -1,0 +1,41 @@
+// Sinks and the most recent keys: the baseline that every sparse method has to beat.
+#include "plan/planners.h"
+
+namespace prescore {
+namespace {
+
+class WindowPlanner final : public Planner {
+ public:
+  WindowPlanner(const PlanInputs& in, const PlanOptions& o)
+      : visibility_(in.visibility), options_(o) {}
+
+  void plan(const Tile& tile, int, TilePlan& out) const override {
+    const std::int64_t end = visibility_.end(tile.last - 1);
+    const std::int64_t sinks = std::min(options_.sinks, options_.budget);
+    const std::int64_t begin = end - (options_.budget - sinks);
+    if (begin <= sinks) {
+      if (end > 0) out.ranges.push_back({0, end});
+      return;
+    }
+    if (sinks > 0) out.ranges.push_back({0, sinks});
+    if (begin < end) out.ranges.push_back({begin, end});
+  }
+  std::int64_t tile() const noexcept override {
+    return options_.routing == Routing::kStrict ? 1 : options_.tile;
+  }
+  bool shared_by_group() const noexcept override { return true; }
+
+ private:
+  Visibility visibility_;
+  PlanOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Planner> make_window_planner(const PlanInputs& in, const PlanOptions& o) {
+  check_visibility(in.visibility);
+  check_plan_options(o);
+  return std::make_unique<WindowPlanner>(in, o);
+}
+
+}  // namespace prescore

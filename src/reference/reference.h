@@ -1,0 +1,133 @@
+// Float64 oracle of every stage. Written to be obviously right, never to be fast.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "prescore/index.h"
+#include "prescore/plan.h"
+#include "prescore/score.h"
+#include "prescore/types.h"
+
+namespace prescore::reference {
+
+/// A dense float64 tensor [b, h, n, d] that owns its data.
+struct Array {
+  std::array<std::int64_t, 4> shape{};
+  std::vector<double> data;
+
+  Array() = default;
+  explicit Array(std::array<std::int64_t, 4> s)
+      : shape(s), data(static_cast<std::size_t>(s[0] * s[1] * s[2] * s[3])) {}
+
+  double* row(std::int64_t b, std::int64_t h, std::int64_t i) {
+    return data.data() + ((b * shape[1] + h) * shape[2] + i) * shape[3];
+  }
+  const double* row(std::int64_t b, std::int64_t h, std::int64_t i) const {
+    return data.data() + ((b * shape[1] + h) * shape[2] + i) * shape[3];
+  }
+};
+
+/// One element of a tensor, widened.
+double load(const void* data, DType dtype, std::int64_t element);
+/// A whole tensor of any strides, widened.
+Array load(const Tensor&);
+
+// --- attend and merge ---------------------------------------------------------------------------
+
+/// One thing that enters a query's softmax: a key or a stand-in.
+struct Entry {
+  const double* key = nullptr;
+  const double* value = nullptr;
+  double log_weight = 0;
+};
+
+/// Attention of one query over `entries`; writes o [d_v], returns the log-sum-exp.
+double attend_row(const double* q, std::span<const Entry> entries, std::int64_t d,
+                  std::int64_t d_v, double scale, double* o);
+
+/// Output and lse [b, h_q, n_q] of every query.
+struct Result {
+  Array o;
+  std::vector<double> lse;
+};
+
+struct Problem {
+  Array q, k, v;
+  Visibility visibility;
+  double scale = 1;
+};
+
+/// Called for each query (b, h, i) with what enters its softmax.
+using VisitRow = std::function<void(std::int64_t b, std::int64_t h, std::int64_t i,
+                                    std::span<const Entry>)>;
+
+/// Every query over all the keys it may see, with the additive mask if there is one.
+void for_each_row(const Problem&, const VisitRow&);
+Result dense(const Problem&);
+
+/// What one query reads under a plan: keys (by id) with their log-weights, and nodes.
+struct Reads {
+  std::vector<std::int64_t> keys;
+  std::vector<double> log_weights;
+  std::vector<std::int64_t> nodes;
+};
+Reads reads_of(const TilePlan&, std::int64_t end);
+
+/// Every query over what the plan gives it. With `shared_by_group` the plan of a group's first head
+/// serves the whole group. `index` is needed where the plan has nodes.
+void for_each_row(const Problem&, const Plan&, bool shared_by_group, const KeyIndex* index,
+                  const VisitRow&);
+Result attend(const Problem&, const Plan&, bool shared_by_group, const KeyIndex* index);
+
+/// Combination of two results over disjoint keys.
+Result merge(const Result&, const Result&);
+
+// --- score --------------------------------------------------------------------------------------
+
+/// Scores of one head's keys, given as n rows of d; statistics from the first `fit`. kRandom has no
+/// oracle.
+std::vector<double> key_norms(std::span<const double> keys, std::int64_t d);
+std::vector<double> ridge_leverage(std::span<const double> keys, std::int64_t d, double ridge,
+                                   std::int64_t fit);
+std::vector<double> key_difference(std::span<const double> keys, std::int64_t d,
+                                   std::int64_t fit);
+/// Distance of each key to the mean of its own cluster.
+std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int64_t d,
+                                         std::span<const std::int64_t> cluster);
+
+// --- index --------------------------------------------------------------------------------------
+
+/// Sum of squared distances of points to the mean of their cluster.
+double kmeans_objective(std::span<const double> points, std::int64_t d,
+                        std::span<const std::int64_t> cluster);
+
+/// Agreement of two partitions: 1 when they are equal up to names, about 0 by chance.
+double adjusted_rand(std::span<const std::int64_t> a, std::span<const std::int64_t> b);
+
+// --- plan ---------------------------------------------------------------------------------------
+
+/// Sinks and the most recent keys of a query that sees [0, end), `budget` of them at most.
+std::set<std::int64_t> window_keys(std::int64_t end, std::int64_t sinks, std::int64_t budget);
+
+/// The `count` keys of [begin, end) with the highest score; ties go to the lower id.
+std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin,
+                                std::int64_t end, std::int64_t count);
+
+/// Estimated attention mass of each node of `nodes`, averaged over the query rows given: softmax
+/// over the nodes of scale q . mean + log count. Empty nodes have none.
+std::vector<double> node_mass(std::span<const double* const> queries, const KeyIndex& index,
+                              std::int64_t b, std::int64_t h_kv,
+                              std::span<const std::int64_t> nodes, double scale);
+
+/// Clusters (level 0) of the complete segments in [0, segments) with the highest mass a key, taken
+/// in order while their keys fit `far_keys`.
+std::set<std::int64_t> routed_nodes(std::span<const double* const> queries, const KeyIndex& index,
+                                    std::int64_t b, std::int64_t h_kv, std::int64_t segments,
+                                    std::int64_t far_keys, double scale);
+
+}  // namespace prescore::reference

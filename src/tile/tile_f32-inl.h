@@ -1,0 +1,503 @@
+// f32 micro-kernels, compiled once per Highway target (see tile_hwy.cpp and tile_scalar.cpp).
+
+#if defined(PRESCORE_TILE_F32_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PRESCORE_TILE_F32_INL_H_
+#undef PRESCORE_TILE_F32_INL_H_
+#else
+#define PRESCORE_TILE_F32_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+
+#include "common/views.h"
+#include "hwy/highway.h"
+#include "tile/tile.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace prescore::tile {
+namespace HWY_NAMESPACE {
+namespace {  // two translation units may compile the same target
+namespace hn = hwy::HWY_NAMESPACE;
+
+using D = hn::CappedTag<float, kLanes>;
+using I = hn::RebindToSigned<D>;
+using V = hn::Vec<D>;
+constexpr int kN = static_cast<int>(hn::MaxLanes(D()));  // lanes of a machine vector
+constexpr int kParts = kLanes / kN;                      // machine vectors of a lane vector
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+// Lane vectors and rows of the register block: rows x parts accumulators, parts operands.
+constexpr int kVecs = kParts == 1 ? 4 : 1;
+constexpr int kRows = kParts == 16 ? 1 : kRegisters == 32 || kParts == 2 ? 6 : 2;
+
+// ---- elements ------------------------------------------------------------------------------
+
+HWY_INLINE V load_f32(const void* p, DType t, std::int64_t i) {
+  const D d;
+  if (t == DType::kF32) return hn::LoadU(d, static_cast<const float*>(p) + i);
+  if (t == DType::kF16) {
+    const hn::Rebind<hwy::float16_t, D> dh;
+    return hn::PromoteTo(d, hn::LoadU(dh, static_cast<const hwy::float16_t*>(p) + i));
+  }
+  const hn::Rebind<std::uint16_t, D> du;
+  const hn::RebindToUnsigned<D> dw;
+  const auto wide = hn::PromoteTo(dw, hn::LoadU(du, static_cast<const std::uint16_t*>(p) + i));
+  return hn::BitCast(d, hn::ShiftLeft<16>(wide));
+}
+
+void to_f32(const void* src, DType t, int n, float* out) {
+  int i = 0;
+  for (; i + kN <= n; i += kN) hn::StoreU(load_f32(src, t, i), D(), out + i);
+  for (; i < n; ++i) out[i] = load_element(src, t, i);
+}
+
+void from_f32(const float* src, int n, DType t, void* out) {
+  int i = 0;
+  const D d;
+  if (t == DType::kF32) {
+    for (; i + kN <= n; i += kN) hn::StoreU(hn::LoadU(d, src + i), d, static_cast<float*>(out) + i);
+  } else if (t == DType::kF16) {
+    const hn::Rebind<hwy::float16_t, D> dh;
+    for (; i + kN <= n; i += kN)
+      hn::StoreU(hn::DemoteTo(dh, hn::LoadU(d, src + i)), dh,
+                 static_cast<hwy::float16_t*>(out) + i);
+  }
+  for (; i < n; ++i) store_element(out, t, i, src[i]);
+}
+
+// 2^x for x <= 127 with a relative error below 3e-7 (rough: 7e-4), zero below 2^-126 (hidden keys), NaN for NaN.
+template <bool kRough = false>
+HWY_INLINE V exp2_or_zero(V x) {
+  const D d;
+  const hn::RebindToUnsigned<D> du;
+  const V magic = hn::Set(d, 12582912.0f);  // 1.5 * 2^23: its low mantissa bits become round(x)
+  const V t = hn::Add(x, magic);
+  const V f = hn::Sub(x, hn::Sub(t, magic));
+  V p = hn::Set(d, 5.5504109e-2f);
+  if constexpr (!kRough) {
+    p = hn::Set(d, 1.5403530e-4f);
+    p = hn::MulAdd(p, f, hn::Set(d, 1.3333558e-3f));
+    p = hn::MulAdd(p, f, hn::Set(d, 9.6181291e-3f));
+    p = hn::MulAdd(p, f, hn::Set(d, 5.5504109e-2f));
+  }
+  p = hn::MulAdd(p, f, hn::Set(d, 2.4022651e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 6.9314718e-1f));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
+  const auto e = hn::ShiftLeft<23>(hn::BitCast(du, t));
+  p = hn::BitCast(d, hn::Add(hn::BitCast(du, p), e));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), p);
+}
+
+// ---- blocks --------------------------------------------------------------------------------
+
+void load_rows(const void* const* rows, DType t, int n, int n_pad, int d, int d_pad, void* out) {
+  float* to = static_cast<float*>(out);
+  for (int j = 0; j < n; ++j, to += d_pad) {
+    to_f32(rows[j], t, d, to);
+    std::fill(to + d, to + d_pad, 0.0f);
+  }
+  std::fill(to, to + static_cast<std::ptrdiff_t>(n_pad - n) * d_pad, 0.0f);
+}
+
+std::int64_t v_block_bytes(int n_pad, int dv_pad) { return std::int64_t{4} * n_pad * dv_pad; }
+
+void pack_q(const float* rows, int vecs, int d_pad, void* out) {
+  float* to = static_cast<float*>(out);
+  for (int v = 0; v < vecs; ++v)
+    for (int c = 0; c < d_pad; ++c)
+      for (int i = 0; i < kLanes; ++i)
+        *to++ = rows[static_cast<std::ptrdiff_t>(v * kLanes + i) * d_pad + c];
+}
+
+// C[r][v] (+)= sum_k a[r * a_row + k * a_k] b[v][k][16], one register block.
+template <int kR, int kW, bool kAdd>
+HWY_INLINE void block_product(const float* HWY_RESTRICT a, std::ptrdiff_t a_row,
+                              std::ptrdiff_t a_k, int depth, const float* HWY_RESTRICT b,
+                              std::ptrdiff_t b_vec, float* HWY_RESTRICT c, std::ptrdiff_t c_vec) {
+  const D d;
+  V acc[kR][kW * kParts];
+  for (int r = 0; r < kR; ++r)
+    for (int w = 0; w < kW; ++w)
+      for (int p = 0; p < kParts; ++p)
+        acc[r][w * kParts + p] =
+            kAdd ? hn::Load(d, c + w * c_vec + r * kLanes + p * kN) : hn::Zero(d);
+  for (int k = 0; k < depth; ++k) {
+    V operand[kW * kParts];
+    for (int w = 0; w < kW; ++w)
+      for (int p = 0; p < kParts; ++p)
+        operand[w * kParts + p] = hn::Load(d, b + w * b_vec + k * kLanes + p * kN);
+    for (int r = 0; r < kR; ++r) {
+      const V x = hn::Set(d, a[r * a_row + k * a_k]);
+      for (int i = 0; i < kW * kParts; ++i) acc[r][i] = hn::MulAdd(x, operand[i], acc[r][i]);
+    }
+  }
+  for (int r = 0; r < kR; ++r)
+    for (int w = 0; w < kW; ++w)
+      for (int p = 0; p < kParts; ++p)
+        hn::Store(acc[r][w * kParts + p], d, c + w * c_vec + r * kLanes + p * kN);
+}
+
+template <int kW, bool kAdd>
+void product_columns(const float* a, std::ptrdiff_t a_row, std::ptrdiff_t a_k, int rows, int depth,
+                     const float* b, std::ptrdiff_t b_vec, float* c, std::ptrdiff_t c_vec) {
+  int r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    block_product<kRows, kW, kAdd>(a + r * a_row, a_row, a_k, depth, b, b_vec, c + r * kLanes,
+                                   c_vec);
+  if constexpr (kRows > 4)
+    for (; r + 4 <= rows; r += 4)
+      block_product<4, kW, kAdd>(a + r * a_row, a_row, a_k, depth, b, b_vec, c + r * kLanes, c_vec);
+  for (; r < rows; ++r)
+    block_product<1, kW, kAdd>(a + r * a_row, a_row, a_k, depth, b, b_vec, c + r * kLanes, c_vec);
+}
+
+template <bool kAdd>
+void product(const float* a, std::ptrdiff_t a_row, std::ptrdiff_t a_k, int rows, int depth,
+             const float* b, std::ptrdiff_t b_vec, int vecs, float* c, std::ptrdiff_t c_vec) {
+  int v = 0;
+  for (; v + kVecs <= vecs; v += kVecs)
+    product_columns<kVecs, kAdd>(a, a_row, a_k, rows, depth, b + v * b_vec, b_vec, c + v * c_vec,
+                                 c_vec);
+  if constexpr (kVecs > 1) {
+    for (; v + 2 <= vecs; v += 2)
+      product_columns<2, kAdd>(a, a_row, a_k, rows, depth, b + v * b_vec, b_vec, c + v * c_vec,
+                               c_vec);
+    for (; v < vecs; ++v)
+      product_columns<1, kAdd>(a, a_row, a_k, rows, depth, b + v * b_vec, b_vec, c + v * c_vec,
+                               c_vec);
+  }
+}
+
+void scores(const void* k, int n_pad, const void* q, int vecs, int d_pad, float* s,
+            std::ptrdiff_t s_vec) {
+  product<false>(static_cast<const float*>(k), d_pad, 1, n_pad, d_pad, static_cast<const float*>(q),
+                 std::ptrdiff_t{d_pad} * kLanes, vecs, s, s_vec);
+}
+
+void rescale(const LaneState& state, int rows, float* o) {
+  const D d;
+  for (int p = 0; p < kParts; ++p) {
+    const V alpha = hn::Load(d, state.alpha + p * kN);
+    if (hn::AllTrue(d, hn::Eq(alpha, hn::Set(d, 1.0f)))) continue;
+    for (int r = 0; r < rows; ++r) {
+      float* at = o + r * kLanes + p * kN;
+      hn::Store(hn::Mul(alpha, hn::Load(d, at)), d, at);
+    }
+  }
+}
+
+void accumulate(const void* p, const void* v, int n_pad, int vecs, int dv_pad,
+                const LaneState* state, float* o) {
+  const std::ptrdiff_t o_vec = std::ptrdiff_t{dv_pad} * kLanes;
+  for (int i = 0; i < vecs; ++i) rescale(state[i], dv_pad, o + i * o_vec);
+  product<true>(static_cast<const float*>(v), 1, dv_pad, dv_pad, n_pad,
+                static_cast<const float*>(p), std::ptrdiff_t{n_pad} * kLanes, vecs, o, o_vec);
+}
+
+// ---- softmax -------------------------------------------------------------------------------
+
+// s <- scale s + weights, hidden keys at kMasked.
+void apply_mask(float* s, int n, int n_pad, int vec, float scale, const BlockMask& mask) {
+  const D d;
+  const I di;
+  for (int p = 0; p < kParts; ++p) {
+    const V factor = hn::Set(d, scale), hidden = hn::Set(d, kMasked);
+    const auto end = mask.lane_end == nullptr
+                         ? hn::Set(di, 0x7fffffff)
+                         : hn::Load(di, mask.lane_end + vec * kLanes + p * kN);
+    for (int j = 0; j < n; ++j) {
+      float* at = s + j * kLanes + p * kN;
+      const V add = hn::Set(d, mask.weight != nullptr ? mask.weight[j] : 0.0f);
+      V x = hn::MulAdd(hn::Load(d, at), factor, add);
+      if (mask.bias != nullptr)
+        x = hn::Max(hidden, hn::Add(x, hn::Load(d, mask.bias +
+                                                       (std::ptrdiff_t{vec} * n_pad + j) * kLanes +
+                                                       p * kN)));
+      if (mask.position != nullptr) {
+        const auto visible = hn::Gt(end, hn::Set(di, mask.position[j]));
+        x = hn::IfThenElse(hn::RebindMask(d, visible), x, hidden);
+      }
+      hn::Store(x, d, at);
+    }
+  }
+}
+
+void softmax(float* s, int n, int n_pad, int vecs, float scale, const BlockMask& mask,
+             LaneState* state, void* p_out) {
+  const D d;
+  float* weights = static_cast<float*>(p_out);
+  for (int v = 0; v < vecs; ++v) {
+    float* sv = s + static_cast<std::ptrdiff_t>(v) * n_pad * kLanes;
+    float* pv = weights + static_cast<std::ptrdiff_t>(v) * n_pad * kLanes;
+    if (mask.any()) apply_mask(sv, n, n_pad, v, scale, mask);
+    const V factor = hn::Set(d, mask.any() ? 1.0f : scale);
+    for (int part = 0; part < kParts; ++part) {
+      const float* in = sv + part * kN;
+      float* out = pv + part * kN;
+      const V m_old = hn::Load(d, state[v].m + part * kN);
+      V best = hn::Set(d, kMasked), best2 = best;
+      int j = 0;
+      for (; j + 2 <= n; j += 2) {
+        best = hn::Max(best, hn::Load(d, in + j * kLanes));
+        best2 = hn::Max(best2, hn::Load(d, in + (j + 1) * kLanes));
+      }
+      for (; j < n; ++j) best = hn::Max(best, hn::Load(d, in + j * kLanes));
+      const V m = hn::Max(m_old, hn::Mul(hn::Max(best, best2), factor));
+      V sum = hn::Zero(d), sum2 = sum;
+      for (j = 0; j + 2 <= n; j += 2) {
+        const V a = exp2_or_zero(hn::MulSub(hn::Load(d, in + j * kLanes), factor, m));
+        const V b = exp2_or_zero(hn::MulSub(hn::Load(d, in + (j + 1) * kLanes), factor, m));
+        sum = hn::Add(sum, a);
+        sum2 = hn::Add(sum2, b);
+        hn::Store(a, d, out + j * kLanes);
+        hn::Store(b, d, out + (j + 1) * kLanes);
+      }
+      for (; j < n; ++j) {
+        const V a = exp2_or_zero(hn::MulSub(hn::Load(d, in + j * kLanes), factor, m));
+        sum = hn::Add(sum, a);
+        hn::Store(a, d, out + j * kLanes);
+      }
+      for (; j < n_pad; ++j) hn::Store(hn::Zero(d), d, out + j * kLanes);
+      const V alpha = hn::IfThenElse(hn::Eq(m_old, m), hn::Set(d, 1.0f),
+                                     exp2_or_zero(hn::Sub(m_old, m)));
+      hn::Store(alpha, d, state[v].alpha + part * kN);
+      const V l = hn::Load(d, state[v].l + part * kN);
+      hn::Store(hn::MulAdd(l, alpha, hn::Add(sum, sum2)), d, state[v].l + part * kN);
+      hn::Store(m, d, state[v].m + part * kN);
+    }
+  }
+}
+
+// ---- rows ----------------------------------------------------------------------------------
+
+template <int kR>
+HWY_INLINE void dots_block(const float* q, const void* const* rows, DType t, int d, float* out) {
+  const D tag;
+  V acc[kR];
+  for (int r = 0; r < kR; ++r) acc[r] = hn::Zero(tag);
+  int i = 0;
+  for (; i + kN <= d; i += kN) {
+    const V x = hn::LoadU(tag, q + i);
+    for (int r = 0; r < kR; ++r) acc[r] = hn::MulAdd(x, load_f32(rows[r], t, i), acc[r]);
+  }
+  for (int r = 0; r < kR; ++r) {
+    float sum = hn::GetLane(hn::SumOfLanes(tag, acc[r]));
+    for (int c = i; c < d; ++c) sum += q[c] * load_element(rows[r], t, c);
+    out[r] = sum;
+  }
+}
+void dots(const float* q, const void* const* rows, DType t, int n, int d, float* out) {
+  int j = 0;
+  for (; j + 4 <= n; j += 4) dots_block<4>(q, rows + j, t, d, out + j);
+  for (; j < n; ++j) dots_block<1>(q, rows + j, t, d, out + j);
+}
+
+void axpys(const float* p, const void* const* rows, DType t, int n, int d, float alpha, float* o) {
+  const D tag;
+  constexpr int kWide = 4;
+  int i = 0;
+  for (; i + kWide * kN <= d; i += kWide * kN) {
+    V acc[kWide];
+    for (int w = 0; w < kWide; ++w)
+      acc[w] = hn::Mul(hn::Set(tag, alpha), hn::LoadU(tag, o + i + w * kN));
+    for (int j = 0; j < n; ++j) {
+      const V x = hn::Set(tag, p[j]);
+      for (int w = 0; w < kWide; ++w)
+        acc[w] = hn::MulAdd(x, load_f32(rows[j], t, i + w * kN), acc[w]);
+    }
+    for (int w = 0; w < kWide; ++w) hn::StoreU(acc[w], tag, o + i + w * kN);
+  }
+  for (; i + kN <= d; i += kN) {
+    V acc = hn::Mul(hn::Set(tag, alpha), hn::LoadU(tag, o + i));
+    for (int j = 0; j < n; ++j) acc = hn::MulAdd(hn::Set(tag, p[j]), load_f32(rows[j], t, i), acc);
+    hn::StoreU(acc, tag, o + i);
+  }
+  for (; i < d; ++i) {
+    float acc = alpha * o[i];
+    for (int j = 0; j < n; ++j) acc += p[j] * load_element(rows[j], t, i);
+    o[i] = acc;
+  }
+}
+
+float exp2s(const float* s, int n, float m, float* p) {
+  const D d;
+  V sum = hn::Zero(d);
+  int j = 0;
+  for (; j + kN <= n; j += kN) {
+    const V x = exp2_or_zero(hn::Sub(hn::LoadU(d, s + j), hn::Set(d, m)));
+    sum = hn::Add(sum, x);
+    hn::StoreU(x, d, p + j);
+  }
+  float total = hn::GetLane(hn::SumOfLanes(d, sum));
+  for (; j < n; ++j) {
+    p[j] = hn::GetLane(exp2_or_zero(hn::Set(d, s[j] - m)));
+    total += p[j];
+  }
+  return total;
+}
+
+float max_of(const float* s, int n) {
+  const D d;
+  V best = hn::Set(d, kMasked);
+  int j = 0;
+  for (; j + kN <= n; j += kN) best = hn::Max(best, hn::LoadU(d, s + j));
+  float m = hn::GetLane(hn::MaxOfLanes(d, best));
+  for (; j < n; ++j) m = std::max(m, s[j]);
+  return m;
+}
+
+// Shares of the lanes of one machine vector, in place: s becomes p. With `fit` the total comes from
+// these rows themselves.
+void lane_shares(float* s, int n, float scale, const float* weight, bool fit, float* log_total) {
+  const D d;
+  const V factor = hn::Set(d, scale);
+  const auto exponent = [&](int j) {
+    return hn::MulAdd(hn::Load(d, s + j * kLanes), factor, hn::Set(d, weight[j]));
+  };
+  V top = hn::LoadU(d, log_total);
+  if (fit) {
+    top = hn::Set(d, kMasked);
+    for (int j = 0; j < n; ++j) top = hn::Max(top, exponent(j));
+  }
+  V sum = hn::Zero(d);
+  for (int j = 0; j < n; ++j) {
+    const V p = exp2_or_zero<true>(hn::Sub(exponent(j), top));
+    sum = hn::Add(sum, p);
+    hn::Store(p, d, s + j * kLanes);
+  }
+  if (!fit) return;
+  const V factor_p = hn::Div(hn::Set(d, 1.0f), sum);
+  for (int j = 0; j < n; ++j)
+    hn::Store(hn::Mul(factor_p, hn::Load(d, s + j * kLanes)), d, s + j * kLanes);
+  alignas(64) float peak[kLanes], total[kLanes];
+  hn::Store(top, d, peak);
+  hn::Store(sum, d, total);
+  for (int i = 0; i < kN; ++i) log_total[i] = peak[i] + std::log2(total[i]);
+}
+
+void shares(float* s, int n, int n_pad, int vecs, int lanes, float scale, const float* weight,
+            bool fit, float worth, float* log_total, float* best, float* mean) {
+  const D d;
+  const int used = (lanes + kN - 1) / kN;  // machine vectors with any lane
+  const auto at = [&](int part) {
+    return s + static_cast<std::ptrdiff_t>(part / kParts) * n_pad * kLanes + part % kParts * kN;
+  };
+  for (int part = 0; part < used; ++part) {
+    lane_shares(at(part), n, scale, weight, fit, log_total + part * kN);
+    const int left = lanes - part * kN;
+    if (left < kN) {  // the last vector has lanes without a query
+      const auto real = hn::FirstN(d, static_cast<std::size_t>(left));
+      for (int j = 0; j < n; ++j) {
+        float* p = at(part) + j * kLanes;
+        hn::Store(hn::IfThenElseZero(real, hn::Load(d, p)), d, p);
+      }
+    }
+  }
+  const float share = 1.0f / static_cast<float>(lanes);
+  for (int j = 0; j < n; ++j) {
+    V top = hn::Load(d, at(0) + j * kLanes), sum = top;
+    for (int part = 1; part < used; ++part) {
+      const V p = hn::Load(d, at(part) + j * kLanes);
+      top = hn::Max(top, p);
+      sum = hn::Add(sum, p);
+    }
+    best[j] = hn::GetLane(hn::MaxOfLanes(d, top));
+    mean[j] = best[j] > worth ? hn::GetLane(hn::SumOfLanes(d, sum)) * share : 0.0f;
+  }
+  static_cast<void>(vecs);
+}
+
+void argmax(const float* s, int n, int n_pad, int vecs, const float* bias, std::uint16_t* best) {
+  const D d;
+  const I di;
+  alignas(64) std::int32_t index[kLanes];
+  for (int v = 0; v < vecs; ++v) {
+    for (int part = 0; part < kParts; ++part) {
+      const float* at = s + static_cast<std::ptrdiff_t>(v) * n_pad * kLanes + part * kN;
+      V top = hn::Set(d, kMasked);
+      auto which = hn::Zero(di);
+      for (int j = 0; j < n; ++j) {
+        const V x = hn::Add(hn::Load(d, at + j * kLanes), hn::Set(d, bias[j]));
+        const auto better = hn::Gt(x, top);
+        top = hn::IfThenElse(better, x, top);
+        which = hn::IfThenElse(hn::RebindMask(di, better), hn::Set(di, j), which);
+      }
+      hn::Store(which, di, index + part * kN);
+    }
+    for (int i = 0; i < kLanes; ++i)
+      best[v * kLanes + i] = static_cast<std::uint16_t>(index[i]);
+  }
+}
+
+void rank_keys(const float* s, const float* count, int n, std::uint32_t* key) {
+  for (int j = 0; j < n; ++j) {
+    const float x = s[j] / count[j] + 0.0f;
+    const auto u = std::bit_cast<std::uint32_t>(x);
+    const std::uint32_t flip = (u >> 31) != 0 ? ~std::uint32_t{0} : 0x80000000u;
+    key[j] = x != x ? 0 : u ^ flip;
+  }
+}
+
+// Sum of the counts of all entries with key >= t.
+float weight_from(const std::uint32_t* key, const float* count, int n, std::uint32_t t) {
+  const D d;
+  const hn::RebindToUnsigned<D> du;
+  V sum = hn::Zero(d);
+  int j = 0;
+  for (; j + kN <= n; j += kN) {
+    const auto a = hn::LoadU(du, key + j);
+    const auto keep = hn::Eq(hn::Max(a, hn::Set(du, t)), a);
+    sum = hn::Add(sum, hn::IfThenElseZero(hn::RebindMask(d, keep), hn::LoadU(d, count + j)));
+  }
+  float total = hn::GetLane(hn::SumOfLanes(d, sum));
+  for (; j < n; ++j) total += key[j] >= t ? count[j] : 0.0f;
+  return total;
+}
+
+std::uint32_t threshold(const std::uint32_t* key, const float* count, int n, float* limit) {
+  // Bisection over the bits of the largest key at which the weight is still too much.
+  std::uint32_t low = 0;
+  float within = 0;
+  for (std::uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
+    const float weight = weight_from(key, count, n, low | bit);
+    if (weight > *limit)
+      low |= bit;
+    else
+      within = weight;  // of the lowest key tried so far that is within the limit
+  }
+  *limit -= within;
+  return low + 1;
+}
+
+inline Kernels make_kernels(Isa isa) {
+  Kernels k{};
+  k.isa = isa;
+  k.bf16 = false;
+  k.d_multiple = 1;
+  k.block_multiple = 1;
+  k.strip = kVecs;
+  k.block = 96;
+  k.load_k = load_rows;
+  k.load_v = load_rows;
+  k.v_block_bytes = v_block_bytes;
+  k.pack_q = pack_q;
+  k.scores = scores;
+  k.softmax = softmax;
+  k.accumulate = accumulate;
+  return k;
+}
+
+inline RowKernels make_row_kernels(Isa isa) {
+  return {isa, dots, axpys, exp2s, max_of, to_f32, from_f32, shares, argmax, rank_keys, threshold};
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace prescore::tile
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
