@@ -10,17 +10,11 @@
 #include "plan/planners.h"
 
 namespace prescore {
-namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
-void check_inputs(const AttendInputs& in, const State& out) {
-  check_tensor(in.q, "attend", "q");
-  check_tensor(in.k, "attend", "k");
-  check_tensor(in.v, "attend", "v");
-  check_tensor(out.o, "attend", "o");
-  const auto &q = in.q.shape, &k = in.k.shape, &v = in.v.shape, &o = out.o.shape;
+void check_qkv(const Tensor& tq, const Tensor& tk, const Tensor& tv) {
+  check_tensor(tq, "attend", "q");
+  check_tensor(tk, "attend", "k");
+  check_tensor(tv, "attend", "v");
+  const auto &q = tq.shape, &k = tk.shape, &v = tv.shape;
   const auto want = [](bool ok, const char* what, const std::array<std::int64_t, 4>& got,
                        const std::string& wanted) {
     if (!ok) fail("attend", what, to_string(got), wanted);
@@ -29,18 +23,37 @@ void check_inputs(const AttendInputs& in, const State& out) {
        "batch and head size of q " + to_string(q) + " and a number of heads that divides its");
   want(v[0] == k[0] && v[1] == k[1] && v[2] == k[2], "v shape", v,
        "batch, heads and keys of k " + to_string(k));
-  want(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == v[3], "o shape", o,
-       to_string({q[0], q[1], q[2], v[3]}));
   check(q[3] <= tile::kMaxDim && v[3] <= tile::kMaxDim, "attend", "head size",
         std::max(q[3], v[3]), "at most 512");
-  if (in.k.dtype != in.v.dtype) fail("attend", "dtypes of k and v", "different ones", "the same");
+  constexpr std::int64_t kMost = std::int64_t{1} << 31;  // positions and key ids have 32 bits
+  check(q[2] < kMost && k[2] < kMost, "attend", "queries or keys", std::max(q[2], k[2]),
+        "below 2^31");
+  check(q[0] < kMost && q[1] < kMost && q[0] * q[1] < kMost, "attend", "batch times heads of q",
+        std::max(q[0], q[1]), "below 2^31");
+  if (tk.dtype != tv.dtype) fail("attend", "dtypes of k and v", "different ones", "the same");
+}
+
+void check_attend_inputs(const AttendInputs& in, const State& out) {
+  check_qkv(in.q, in.k, in.v);
+  check_tensor(out.o, "attend", "o");
+  const auto &q = in.q.shape, &o = out.o.shape;
+  const std::array<std::int64_t, 4> wanted{q[0], q[1], q[2], in.v.shape[3]};
+  if (o != wanted) fail("attend", "o shape", to_string(o), to_string(wanted));
+  for (std::size_t i = 0; i < 4; ++i)
+    if (o[i] > 1 && out.o.stride[i] == 0)
+      fail("attend", "o strides", to_string(out.o.stride), "none zero: elements would share memory");
   check(in.visibility.n_q == q[2], "attend", "queries in the visibility", in.visibility.n_q,
         "those of q");
-  check(in.visibility.n_kv <= k[2], "attend", "keys in the visibility", in.visibility.n_kv,
-        "at most those of k");
+  check(in.visibility.n_kv <= in.k.shape[2], "attend", "keys in the visibility",
+        in.visibility.n_kv, "at most those of k");
   if (!std::isfinite(in.scale)) fail("attend", "scale", std::to_string(in.scale), "a finite number");
   check_visibility(in.visibility);
 }
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
 const tile::Kernels& choose_kernels(const AttendInputs& in) {
   const bool bf16 = in.compute == Compute::kBF16 ||
@@ -78,7 +91,7 @@ Counters run_tiles(const AttendInputs& in, const State& out, std::int64_t tiles,
 
 Counters attend(const AttendInputs& in, const Planner& planner, const State& out,
                 Executor& executor) {
-  check_inputs(in, out);
+  check_attend_inputs(in, out);
   const std::int64_t heads = planner.shared_by_group() ? in.q.shape[1] / in.k.shape[1] : 1;
   const std::vector<Tile> tiles =
       make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner);
@@ -98,7 +111,7 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
 
 Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, const State& out,
                 Executor& executor) {
-  check_inputs(in, out);
+  check_attend_inputs(in, out);
   check(plan.tiles.size() == plan.reads.size(), "attend", "reads of the plan",
         static_cast<std::int64_t>(plan.reads.size()), "one a tile");
   const std::int64_t heads = shared_by_group ? in.q.shape[1] / in.k.shape[1] : 1;

@@ -11,6 +11,10 @@
 
 namespace prescore {
 
+/// Shapes, dtypes and sizes that go together. Throw Error.
+void check_qkv(const Tensor& q, const Tensor& k, const Tensor& v);
+void check_attend_inputs(const AttendInputs& in, const State& out);
+
 /// Scratch of one worker; memory O(lanes x d + block x d).
 class TileRunner {
  public:

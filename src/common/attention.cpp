@@ -47,8 +47,8 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   check_plan_options(options.plan);
   AttendInputs in{q, k, v, visibility, options.scale, nullptr, options.compute};
   check_tensor(q, "attention", "q");
-  check_tensor(k, "attention", "k");
   if (in.scale == 0.0f) in.scale = 1.0f / std::sqrt(static_cast<float>(q.shape[3]));
+  check_attend_inputs(in, out);
   PlanInputs plan_in{q, k, visibility, in.scale};
   plan_in.workers = executor.width();
 
@@ -117,9 +117,8 @@ Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const 
 
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Options& options, int threads) {
-  check_tensor(q, "workspace", "q");
-  check_tensor(k, "workspace", "k");
-  check_tensor(v, "workspace", "v");
+  check_qkv(q, k, v);
+  check_plan_options(options.plan);
   Method method = options.plan.method;
   if (method == Method::kAuto)
     method = choose_method(q.shape[2], k.shape[2], q.shape[3], options.plan).method;

@@ -32,11 +32,12 @@ inline Layout make_layout(const Visibility& v, const Tile& t, const PlanOptions&
   // Not causal: there is no recency; every whole segment is far.
   const std::int64_t first = v.causal ? v.end(t.first) - o.window : x.end;
   x.local = std::min(std::max<std::int64_t>(first, 0) / boundary * boundary, limit);
-  x.sinks = std::min({o.sinks, o.budget, x.local});
-  // A budget below sinks and window cuts the window.
-  x.window = std::max(x.local, x.end - std::max<std::int64_t>(0, o.budget - x.sinks));
-  x.far = std::max<std::int64_t>(0, o.budget - x.sinks - (x.end - x.window));
-  if (x.local - x.sinks <= x.far) x = Layout{.end = x.end};
+  // A budget below sinks and window cuts the window; the keys before it are then lost.
+  x.sinks = std::min(o.sinks, o.budget);
+  x.window = std::max(x.local, x.end - (o.budget - x.sinks));
+  x.sinks = std::min(x.sinks, x.window);
+  x.far = o.budget - x.sinks - (x.end - x.window);
+  if (x.window == x.local && x.local - x.sinks <= x.far) x = Layout{.end = x.end};
   return x;
 }
 

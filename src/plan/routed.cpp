@@ -36,12 +36,12 @@ struct Scratch {
   std::int64_t top_head = -1, top_end = -1;
   Candidates below, chosen;
   Candidates read;  // keys that are read anyway
-  Buffer<float> query, score, dot;
+  Buffer<float> query, score, read_score, dot;
   Buffer<std::byte> packed;
-  std::vector<float> weight, best, mean, log_total;
+  std::vector<float> mean, peak, sum, total;  // of rows; of lanes
   std::vector<std::uint32_t> rank;
   std::int64_t lanes = 0;  // queries that route; 0: not loaded yet
-  bool fitted = false;     // log_total is known
+  bool fitted = false;     // `total` is known
 };
 
 // Every kSample-th key of the window takes part in the estimate of a query's whole attention.
@@ -147,12 +147,9 @@ class RoutedPlanner final : public Planner {
               Scratch& s, TilePlan& out) const {
     const std::size_t n = c.node.size();
     const auto count = static_cast<int>(n);
-    const float worth = options_.standins == StandIns::kNodes  ? -1.0f
-                        : options_.standins == StandIns::kNone ? 2.0f
-                                                               : options_.standin_share;
+    const bool everything = options_.standins == StandIns::kNodes;
+    const float worth = options_.standins == StandIns::kAuto ? options_.standin_share : 2.0f;
     out.products += estimate(tile, x, c, worth, s);
-    s.rank.resize(n);
-    rows_.rank_keys(s.best.data(), c.count.data(), count, s.rank.data());
     float left = static_cast<float>(limit);
     const std::uint32_t threshold = rows_.threshold(s.rank.data(), c.count.data(), count, &left);
     for (std::size_t i = 0; i < n && left > 0; ++i)  // ties just below: the earliest that fit
@@ -170,57 +167,76 @@ class RoutedPlanner final : public Planner {
       const bool keep = s.rank[i] >= threshold;
       *kept = *stand_in = c.node[i];
       kept += keep;
-      stand_in += static_cast<int>(!keep) & static_cast<int>(s.mean[i] > worth);
+      stand_in += static_cast<int>(!keep) & static_cast<int>(everything || s.mean[i] > worth);
     }
     s.chosen.node.resize(static_cast<std::size_t>(kept - s.chosen.node.data()));
     out.nodes.resize(static_cast<std::size_t>(stand_in - out.nodes.data()));
   }
 
-  // s.best and s.mean <- the share of attention that each candidate would get, largest and mean over
-  // the queries that route. The first estimate of a tile also sees the sinks and a sample of the
-  // window, so that shares are of the whole attention. Returns the number of products.
+  // s.rank and s.mean <- the share of attention that each candidate would get, for the query that
+  // wants it most and on average over the queries that route. The first estimate of a tile also sees
+  // the sinks and a sample of the window, so that shares are of the whole attention. Returns the
+  // number of products.
   std::int64_t estimate(const Tile& tile, const Layout& x, const Candidates& c, float worth,
                         Scratch& s) const {
     if (s.lanes == 0) load_queries(tile, s);
-    s.read.clear();
-    if (!s.fitted) add_read_keys(tile, x, s.read);
-    const auto n = static_cast<int>(c.row.size()), extra = static_cast<int>(s.read.row.size());
-    const int all = n + extra, total = n + static_cast<int>(round_up(extra, kernels_.block_multiple)) +
-                                       kernels_.block_multiple;
-    const auto vecs = static_cast<int>(round_up(s.lanes, kLanes) / kLanes);
-    const std::ptrdiff_t s_vec = std::ptrdiff_t{total} * kLanes;
-    s.best.resize(static_cast<std::size_t>(all));
-    s.mean.resize(static_cast<std::size_t>(all));
-    s.weight.assign(c.weight.begin(), c.weight.end());
-    s.weight.insert(s.weight.end(), s.read.weight.begin(), s.read.weight.end());
-
+    const auto n = static_cast<int>(c.row.size()), lanes = static_cast<int>(s.lanes);
+    const auto vecs = static_cast<int>(round_up(lanes, kLanes) / kLanes);
+    s.rank.resize(static_cast<std::size_t>(n));
+    s.mean.resize(static_cast<std::size_t>(n));
+    const std::ptrdiff_t s_vec = round_up(n, kernels_.block_multiple) * kLanes;
     float* score = s.score.reserve(vecs * s_vec);
-    const auto multiply = [&](const Candidates& from, float* to) {
-      const auto rows = static_cast<int>(from.row.size());
-      if (options_.routing != Routing::kStrict) {
-        kernels_.scores(from.block.data(), from.n_pad, s.packed.data(), vecs,
-                        static_cast<int>(d_pad_), to, s_vec);
-        return;
-      }
-      float* dot = s.dot.reserve(rows);
-      rows_.dots(s.query.data(), from.row.data(), index_.k_type, rows,
-                 static_cast<int>(index_.d), dot);
-      for (int j = 0; j < rows; ++j) to[j * kLanes] = dot[j];
-    };
-    multiply(c, score);
-    if (extra > 0) {  // after the candidates, over their padding
-      load_block(s.read);
-      multiply(s.read, score + std::ptrdiff_t{n} * kLanes);
+    const float scale = in_.scale * 1.44269504f;
+    std::int64_t products = c.row.size() * static_cast<std::size_t>(lanes);
+
+    // In pieces whose scores are still in cache when their total is taken.
+    constexpr int kPiece = 128;
+    const bool fit = !s.fitted;
+    for (int j = 0; j < n; j += kPiece) {
+      const int rows = std::min(kPiece, n - j);
+      multiply(c, j, rows, vecs, score + j * kLanes, s_vec, s);
+      if (fit)
+        rows_.add_totals(score + j * kLanes, s_vec, rows, lanes, scale, c.weight.data() + j,
+                         s.peak.data(), s.sum.data());
     }
-    rows_.shares(score, all, total, vecs, static_cast<int>(s.lanes), in_.scale * 1.44269504f,
-                 s.weight.data(), !s.fitted, worth, s.log_total.data(), s.best.data(),
-                 s.mean.data());
-    s.fitted = true;
-    return all * s.lanes;
+    if (fit) {
+      add_read_keys(tile, x, s.read);
+      load_block(s.read);
+      const auto rows = static_cast<int>(s.read.row.size());
+      const std::ptrdiff_t read_vec = round_up(rows, kernels_.block_multiple) * kLanes;
+      float* read = s.read_score.reserve(vecs * read_vec);
+      multiply(s.read, 0, rows, vecs, read, read_vec, s);
+      rows_.add_totals(read, read_vec, rows, lanes, scale, s.read.weight.data(), s.peak.data(),
+                       s.sum.data());
+      for (std::size_t i = 0; i < static_cast<std::size_t>(lanes); ++i)
+        s.total[i] = s.peak[i] + std::log2(s.sum[i]);
+      products += rows * lanes;
+      s.fitted = true;
+    }
+    rows_.rank_rows(score, s_vec, n, lanes, scale, c.weight.data(), s.total.data(), worth,
+                    s.rank.data(), s.mean.data());
+    return products;
+  }
+
+  // Scores of rows [first, first + n) of the candidates.
+  void multiply(const Candidates& c, int first, int n, int vecs, float* score,
+                std::ptrdiff_t s_vec, Scratch& s) const {
+    if (options_.routing == Routing::kStrict) {
+      float* dot = s.dot.reserve(n);
+      rows_.dots(s.query.data(), c.row.data() + first, index_.k_type, n,
+                 static_cast<int>(index_.d), dot);
+      for (int j = 0; j < n; ++j) score[j * kLanes] = dot[j];
+      return;
+    }
+    const std::int64_t width = kernels_.bf16 ? 2 : 4;
+    kernels_.scores(c.block.data() + first * d_pad_ * width,
+                    static_cast<int>(round_up(n, kernels_.block_multiple)), s.packed.data(), vecs,
+                    static_cast<int>(d_pad_), score, s_vec);
   }
 
   // Keys that are read anyway: all sinks, a sample of the window that the tile's first query sees.
   void add_read_keys(const Tile& tile, const Layout& x, Candidates& to) const {
+    to.clear();
     const std::int64_t h = tile.head / (in_.q.shape[1] / index_.h);
     const auto add = [&](std::int64_t j, float weight) {
       to.row.push_back(row(in_.k, tile.batch, h, j));
@@ -236,7 +252,9 @@ class RoutedPlanner final : public Planner {
     const std::int64_t stride = options_.route_stride;
     s.lanes = (tile.last - tile.first + stride - 1) / stride;
     const std::int64_t lanes_pad = round_up(s.lanes, kLanes);
-    s.log_total.assign(static_cast<std::size_t>(lanes_pad), 0.0f);
+    s.peak.assign(static_cast<std::size_t>(lanes_pad), tile::kEmptyMax);
+    s.sum.assign(static_cast<std::size_t>(lanes_pad), 0.0f);
+    s.total.assign(static_cast<std::size_t>(lanes_pad), 0.0f);
     float* q = s.query.reserve(lanes_pad * d_pad_);
     std::fill_n(q, lanes_pad * d_pad_, 0.0f);
     std::int64_t lane = 0;

@@ -118,16 +118,18 @@ std::set<std::int64_t> window_keys(std::int64_t end, std::int64_t sinks, std::in
 std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin,
                                 std::int64_t end, std::int64_t count);
 
-/// Estimated attention mass of each node of `nodes`, averaged over the query rows given: softmax
-/// over the nodes of scale q . mean + log count. Empty nodes have none.
-std::vector<double> node_mass(std::span<const double* const> queries, const KeyIndex& index,
-                              std::int64_t b, std::int64_t h_kv,
-                              std::span<const std::int64_t> nodes, double scale);
+/// Estimated share of attention that one key of each node would get from the query that wants it
+/// most: exp(scale q . mean) over the total of that query, which is taken over `nodes` with their
+/// counts and over `read`, the keys that are read anyway.
+std::vector<double> node_shares(std::span<const double* const> queries, const KeyIndex& index,
+                                std::int64_t b, std::int64_t h_kv,
+                                std::span<const std::int64_t> nodes, std::span<const Entry> read,
+                                double scale);
 
-/// Clusters (level 0) of the complete segments in [0, segments) with the highest mass a key, taken
-/// in order while their keys fit `far_keys`.
-std::set<std::int64_t> routed_nodes(std::span<const double* const> queries, const KeyIndex& index,
-                                    std::int64_t b, std::int64_t h_kv, std::int64_t segments,
-                                    std::int64_t far_keys, double scale);
+/// The nodes with the largest shares, best first while their keys fit `far_keys`; ties go to the
+/// lower id.
+std::set<std::int64_t> routed_nodes(std::span<const double> shares, const KeyIndex& index,
+                                    std::int64_t b, std::int64_t h_kv,
+                                    std::span<const std::int64_t> nodes, std::int64_t far_keys);
 
 }  // namespace prescore::reference

@@ -167,47 +167,34 @@ std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begi
   return {order.begin(), order.end()};
 }
 
-std::vector<double> node_mass(std::span<const double* const> queries, const KeyIndex& index,
-                              std::int64_t b, std::int64_t h_kv,
-                              std::span<const std::int64_t> nodes, double scale) {
-  const Tensor means = index.node_keys();
+std::vector<double> node_shares(std::span<const double* const> queries, const KeyIndex& index,
+                                std::int64_t b, std::int64_t h_kv,
+                                std::span<const std::int64_t> nodes, std::span<const Entry> read,
+                                double scale) {
+  const Array means = load(index.node_keys());
   const std::int64_t d = means.shape[3];
-  std::vector<double> mass(nodes.size());
+  std::vector<double> shares(nodes.size());
   for (const double* q : queries) {
     std::vector<double> logits;
-    double top = -std::numeric_limits<double>::infinity();
+    double total = 0;
     for (const std::int64_t node : nodes) {
-      double z = std::log(static_cast<double>(index.count(b, h_kv, node)));
-      const std::int64_t row = b * means.stride[0] + h_kv * means.stride[1] + node * means.stride[2];
-      for (std::int64_t c = 0; c < d; ++c) z += scale * q[c] * load(means.data, means.dtype, row + c);
-      logits.push_back(z);
-      top = std::max(top, z);
+      logits.push_back(scale * dot(q, means.row(b, h_kv, node), d));
+      total += std::exp(logits.back()) * index.count(b, h_kv, node);
     }
-    double sum = 0;
-    for (const double z : logits) sum += std::exp(z - top);
+    for (const Entry& e : read) total += std::exp(scale * dot(q, e.key, d) + e.log_weight);
     for (std::size_t i = 0; i < nodes.size(); ++i) {
-      mass[i] += std::exp(logits[i] - top) / sum / static_cast<double>(queries.size());
+      shares[i] = std::max(shares[i], std::exp(logits[i]) / total);
     }
   }
-  return mass;
+  return shares;
 }
 
-std::set<std::int64_t> routed_nodes(std::span<const double* const> queries, const KeyIndex& index,
-                                    std::int64_t b, std::int64_t h_kv, std::int64_t segments,
-                                    std::int64_t far_keys, double scale) {
-  std::vector<std::int64_t> nodes;
-  for (std::int64_t s = 0; s < segments; ++s) {
-    for (std::int64_t c = 0; c < index.nodes_per_segment(0); ++c) {
-      const std::int64_t node = s * index.nodes_per_segment() + index.first_node(0) + c;
-      if (index.count(b, h_kv, node) > 0) nodes.push_back(node);
-    }
-  }
-  const std::vector<double> mass = node_mass(queries, index, b, h_kv, nodes, scale);
+std::set<std::int64_t> routed_nodes(std::span<const double> shares, const KeyIndex& index,
+                                    std::int64_t b, std::int64_t h_kv,
+                                    std::span<const std::int64_t> nodes, std::int64_t far_keys) {
   std::vector<std::size_t> order(nodes.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, [&](std::size_t x, std::size_t y) {
-    return mass[x] / index.count(b, h_kv, nodes[x]) > mass[y] / index.count(b, h_kv, nodes[y]);
-  });
+  std::ranges::stable_sort(order, [&](std::size_t x, std::size_t y) { return shares[x] > shares[y]; });
   std::set<std::int64_t> chosen;
   std::int64_t keys = 0;
   for (const std::size_t i : order) {

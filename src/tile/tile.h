@@ -88,16 +88,18 @@ struct RowKernels {
   float (*max)(const float* s, int n);
   void (*to_f32)(const void* src, DType dtype, int n, float* out);
   void (*from_f32)(const float* src, int n, DType dtype, void* out);
-  /// Attention shares of nodes: p[j][lane] = 2^(scale s + weight[j] - log_total[lane]); best[j] is
-  /// its maximum over `lanes` lanes, and mean[j] its mean where best[j] > worth, else zero. With
-  /// `fit`, log_total (padded to vectors) is first set to the logarithm of the sum over all rows.
-  /// s [vecs][n_pad][16] is overwritten.
-  void (*shares)(float* s, int n, int n_pad, int vecs, int lanes, float scale, const float* weight,
-                 bool fit, float worth, float* log_total, float* best, float* mean);
+  /// One step of a running log-sum-exp: (m, l) of each lane takes in the exponents
+  /// scale s + weight[j] of n rows. Lane vectors of s are s_vec floats apart.
+  void (*add_totals)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
+                     const float* weight, float* m, float* l);
+  /// Shares p[j][lane] = 2^(scale s + weight[j] - total[lane]) of n rows: rank[j] orders the rows by
+  /// the largest share over the lanes less the row's own weight (larger is better, NaN is 0), and
+  /// mean[j] is the mean share where the largest exceeds `worth`, else zero.
+  void (*rank_rows)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
+                    const float* weight, const float* total, float worth, std::uint32_t* rank,
+                    float* mean);
   /// For each lane the row with the largest s + bias (lowest on ties): s [vecs][n_pad][16].
   void (*argmax)(const float* s, int n, int n_pad, int vecs, const float* bias, std::uint16_t* best);
-  /// Order-preserving bits of s[j] / count[j]: larger for larger values, zero for NaN.
-  void (*rank_keys)(const float* s, const float* count, int n, std::uint32_t* key);
   /// The smallest key t > 0 for which the counts of all entries with key >= t are within *limit,
   /// which is lowered by them. Counts are whole numbers below 2^24 in all.
   std::uint32_t (*threshold)(const std::uint32_t* key, const float* count, int n, float* limit);

@@ -350,65 +350,74 @@ float max_of(const float* s, int n) {
   return m;
 }
 
-// Shares of the lanes of one machine vector, in place: s becomes p. With `fit` the total comes from
-// these rows themselves.
-void lane_shares(float* s, int n, float scale, const float* weight, bool fit, float* log_total) {
+void add_totals(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
+                const float* weight, float* m, float* l) {
   const D d;
   const V factor = hn::Set(d, scale);
-  const auto exponent = [&](int j) {
-    return hn::MulAdd(hn::Load(d, s + j * kLanes), factor, hn::Set(d, weight[j]));
-  };
-  V top = hn::LoadU(d, log_total);
-  if (fit) {
-    top = hn::Set(d, kMasked);
-    for (int j = 0; j < n; ++j) top = hn::Max(top, exponent(j));
+  for (int part = 0; part * kN < lanes; ++part) {
+    const float* at = s + part / kParts * s_vec + part % kParts * kN;
+    const auto exponent = [&](int j) {
+      return hn::MulAdd(hn::Load(d, at + j * kLanes), factor, hn::Set(d, weight[j]));
+    };
+    const V m_old = hn::LoadU(d, m + part * kN);
+    V top = m_old, top2 = m_old;
+    int j = 0;
+    for (; j + 2 <= n; j += 2) {
+      top = hn::Max(top, exponent(j));
+      top2 = hn::Max(top2, exponent(j + 1));
+    }
+    for (; j < n; ++j) top = hn::Max(top, exponent(j));
+    top = hn::Max(top, top2);
+    V sum = hn::Zero(d), sum2 = sum;
+    for (j = 0; j + 2 <= n; j += 2) {
+      sum = hn::Add(sum, exp2_or_zero<true>(hn::Sub(exponent(j), top)));
+      sum2 = hn::Add(sum2, exp2_or_zero<true>(hn::Sub(exponent(j + 1), top)));
+    }
+    for (; j < n; ++j) sum = hn::Add(sum, exp2_or_zero<true>(hn::Sub(exponent(j), top)));
+    const V l_old = hn::LoadU(d, l + part * kN);
+    const V alpha = exp2_or_zero(hn::Sub(m_old, top));
+    hn::StoreU(hn::MulAdd(l_old, alpha, hn::Add(sum, sum2)), d, l + part * kN);
+    hn::StoreU(top, d, m + part * kN);
   }
-  V sum = hn::Zero(d);
-  for (int j = 0; j < n; ++j) {
-    const V p = exp2_or_zero<true>(hn::Sub(exponent(j), top));
-    sum = hn::Add(sum, p);
-    hn::Store(p, d, s + j * kLanes);
-  }
-  if (!fit) return;
-  const V factor_p = hn::Div(hn::Set(d, 1.0f), sum);
-  for (int j = 0; j < n; ++j)
-    hn::Store(hn::Mul(factor_p, hn::Load(d, s + j * kLanes)), d, s + j * kLanes);
-  alignas(64) float peak[kLanes], total[kLanes];
-  hn::Store(top, d, peak);
-  hn::Store(sum, d, total);
-  for (int i = 0; i < kN; ++i) log_total[i] = peak[i] + std::log2(total[i]);
 }
 
-void shares(float* s, int n, int n_pad, int vecs, int lanes, float scale, const float* weight,
-            bool fit, float worth, float* log_total, float* best, float* mean) {
+// Order-preserving bits: larger for larger x, zero for NaN.
+inline std::uint32_t ordered(float x) {
+  const auto u = std::bit_cast<std::uint32_t>(x + 0.0f);
+  const std::uint32_t flip = (u >> 31) != 0 ? ~std::uint32_t{0} : 0x80000000u;
+  return x != x ? 0 : u ^ flip;
+}
+
+void rank_rows(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
+               const float* weight, const float* total, float worth, std::uint32_t* rank,
+               float* mean) {
   const D d;
-  const int used = (lanes + kN - 1) / kN;  // machine vectors with any lane
-  const auto at = [&](int part) {
-    return s + static_cast<std::ptrdiff_t>(part / kParts) * n_pad * kLanes + part % kParts * kN;
+  const V factor = hn::Set(d, scale);
+  const float share = 1.0f / static_cast<float>(lanes), log_worth = std::log2(worth);
+  const int full = lanes / kN, left = lanes % kN;
+  const auto exponent = [&](int part, int j) {  // less the weight of the row
+    const float* at = s + part / kParts * s_vec + part % kParts * kN + j * kLanes;
+    return hn::MulSub(hn::Load(d, at), factor, hn::LoadU(d, total + part * kN));
   };
-  for (int part = 0; part < used; ++part) {
-    lane_shares(at(part), n, scale, weight, fit, log_total + part * kN);
-    const int left = lanes - part * kN;
-    if (left < kN) {  // the last vector has lanes without a query
-      const auto real = hn::FirstN(d, static_cast<std::size_t>(left));
-      for (int j = 0; j < n; ++j) {
-        float* p = at(part) + j * kLanes;
-        hn::Store(hn::IfThenElseZero(real, hn::Load(d, p)), d, p);
-      }
-    }
-  }
-  const float share = 1.0f / static_cast<float>(lanes);
+  const auto real = hn::FirstN(d, static_cast<std::size_t>(left));
   for (int j = 0; j < n; ++j) {
-    V top = hn::Load(d, at(0) + j * kLanes), sum = top;
-    for (int part = 1; part < used; ++part) {
-      const V p = hn::Load(d, at(part) + j * kLanes);
-      top = hn::Max(top, p);
-      sum = hn::Add(sum, p);
-    }
-    best[j] = hn::GetLane(hn::MaxOfLanes(d, top));
-    mean[j] = best[j] > worth ? hn::GetLane(hn::SumOfLanes(d, sum)) * share : 0.0f;
+    V top = hn::Set(d, kMasked);
+    for (int part = 0; part < full; ++part) top = hn::Max(top, exponent(part, j));
+    if (left > 0)
+      top = hn::Max(top, hn::IfThenElse(real, exponent(full, j), hn::Set(d, kMasked)));
+    const float best = hn::GetLane(hn::MaxOfLanes(d, top));
+    rank[j] = ordered(best);
+    mean[j] = 0.0f;
+    if (best + weight[j] <= log_worth) continue;  // the mean is not above the maximum
+    V sum = hn::Zero(d);
+    const V w = hn::Set(d, weight[j]);
+    for (int part = 0; part < full; ++part)
+      sum = hn::Add(sum, exp2_or_zero<true>(hn::Add(exponent(part, j), w)));
+    if (left > 0)
+      sum = hn::Add(sum, hn::IfThenElseZero(
+                             real, exp2_or_zero<true>(hn::Add(exponent(full, j), w))));
+    mean[j] = hn::GetLane(hn::SumOfLanes(d, sum)) * share;
   }
-  static_cast<void>(vecs);
 }
 
 void argmax(const float* s, int n, int n_pad, int vecs, const float* bias, std::uint16_t* best) {
@@ -430,15 +439,6 @@ void argmax(const float* s, int n, int n_pad, int vecs, const float* bias, std::
     }
     for (int i = 0; i < kLanes; ++i)
       best[v * kLanes + i] = static_cast<std::uint16_t>(index[i]);
-  }
-}
-
-void rank_keys(const float* s, const float* count, int n, std::uint32_t* key) {
-  for (int j = 0; j < n; ++j) {
-    const float x = s[j] / count[j] + 0.0f;
-    const auto u = std::bit_cast<std::uint32_t>(x);
-    const std::uint32_t flip = (u >> 31) != 0 ? ~std::uint32_t{0} : 0x80000000u;
-    key[j] = x != x ? 0 : u ^ flip;
   }
 }
 
@@ -492,7 +492,8 @@ inline Kernels make_kernels(Isa isa) {
 }
 
 inline RowKernels make_row_kernels(Isa isa) {
-  return {isa, dots, axpys, exp2s, max_of, to_f32, from_f32, shares, argmax, rank_keys, threshold};
+  return {isa, dots, axpys, exp2s, max_of, to_f32, from_f32, add_totals,
+          rank_rows, argmax, threshold};
 }
 
 }  // namespace
