@@ -115,7 +115,8 @@ prescore_options c_defaults(const Options& o) {
   c.score = static_cast<std::int32_t>(o.plan.score);
   c.compute = static_cast<std::int32_t>(o.compute);
   c.causal = o.causal ? 1 : 0;
-  c.threads = o.threads, c.scale = o.scale, c.budget = o.plan.budget, c.sinks = o.plan.sinks;
+  c.threads = o.threads, c.scale = o.scale, c.standin_share = o.plan.standin_share;
+  c.budget = o.plan.budget, c.sinks = o.plan.sinks;
   c.window = o.plan.window, c.tile = o.plan.tile, c.open_groups = o.plan.open_groups;
   c.open_segments = o.plan.open_segments, c.route_stride = o.plan.route_stride;
   c.seed = o.plan.seed;
@@ -135,7 +136,8 @@ Options to_options(const prescore_options* from) {
   o.plan.standins = to_enum(c.standins, StandIns::kNodes, "standins");
   o.plan.score = to_enum(c.score, Score::kRandom, "score");
   o.plan.budget = c.budget, o.plan.sinks = c.sinks, o.plan.window = c.window;
-  o.plan.tile = c.tile, o.plan.open_groups = c.open_groups;
+  o.plan.tile = c.tile, o.plan.standin_share = c.standin_share;
+  o.plan.open_groups = c.open_groups;
   o.plan.open_segments = c.open_segments, o.plan.route_stride = c.route_stride;
   o.plan.seed = c.seed;
   o.score.score = o.plan.score, o.score.seed = c.seed;

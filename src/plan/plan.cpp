@@ -27,6 +27,8 @@ void check_plan_options(const PlanOptions& o) {
         "tile or strict");
   check(o.standins <= StandIns::kNodes, "plan", "standins", static_cast<int>(o.standins),
         "none, auto or nodes");
+  if (!(o.standin_share >= 0.0f && o.standin_share <= 1e6f))
+    fail("plan", "standin_share", std::to_string(o.standin_share), "a share, at least 0");
 }
 
 void check_visibility(const Visibility& v) {

@@ -118,13 +118,15 @@ std::set<std::int64_t> window_keys(std::int64_t end, std::int64_t sinks, std::in
 std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin,
                                 std::int64_t end, std::int64_t count);
 
-/// Estimated share of attention that one key of each node would get from the query that wants it
-/// most: exp(scale q . mean) over the total of that query, which is taken over `nodes` with their
-/// counts and over `read`, the keys that are read anyway.
-std::vector<double> node_shares(std::span<const double* const> queries, const KeyIndex& index,
-                                std::int64_t b, std::int64_t h_kv,
-                                std::span<const std::int64_t> nodes, std::span<const Entry> read,
-                                double scale);
+/// Estimated shares of attention, each query's total being taken over `nodes` with their counts and
+/// over `read`, the keys that are read anyway.
+struct NodeShares {
+  std::vector<double> most;  ///< of one key of the node, for the query that wants it most
+  std::vector<double> mean;  ///< of the whole node, averaged over the queries
+};
+NodeShares node_shares(std::span<const double* const> queries, const KeyIndex& index,
+                       std::int64_t b, std::int64_t h_kv, std::span<const std::int64_t> nodes,
+                       std::span<const Entry> read, double scale);
 
 /// The nodes with the largest shares, best first while their keys fit `far_keys`; ties go to the
 /// lower id.

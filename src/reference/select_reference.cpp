@@ -167,23 +167,25 @@ std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begi
   return {order.begin(), order.end()};
 }
 
-std::vector<double> node_shares(std::span<const double* const> queries, const KeyIndex& index,
-                                std::int64_t b, std::int64_t h_kv,
-                                std::span<const std::int64_t> nodes, std::span<const Entry> read,
-                                double scale) {
+NodeShares node_shares(std::span<const double* const> queries, const KeyIndex& index,
+                       std::int64_t b, std::int64_t h_kv, std::span<const std::int64_t> nodes,
+                       std::span<const Entry> read, double scale) {
   const Array means = load(index.node_keys());
   const std::int64_t d = means.shape[3];
-  std::vector<double> shares(nodes.size());
+  NodeShares shares{std::vector<double>(nodes.size()), std::vector<double>(nodes.size())};
   for (const double* q : queries) {
-    std::vector<double> logits;
+    std::vector<double> weight;
     double total = 0;
     for (const std::int64_t node : nodes) {
-      logits.push_back(scale * dot(q, means.row(b, h_kv, node), d));
-      total += std::exp(logits.back()) * index.count(b, h_kv, node);
+      weight.push_back(std::exp(scale * dot(q, means.row(b, h_kv, node), d)));
+      total += weight.back() * index.count(b, h_kv, node);
     }
     for (const Entry& e : read) total += std::exp(scale * dot(q, e.key, d) + e.log_weight);
     for (std::size_t i = 0; i < nodes.size(); ++i) {
-      shares[i] = std::max(shares[i], std::exp(logits[i]) / total);
+      const double share = weight[i] / total;
+      shares.most[i] = std::max(shares.most[i], share);
+      shares.mean[i] +=
+          share * index.count(b, h_kv, nodes[i]) / static_cast<double>(queries.size());
     }
   }
   return shares;
