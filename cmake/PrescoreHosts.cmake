@@ -24,7 +24,7 @@ endif()
 if(host_ggml_sources)
   add_library(ggml-prescore MODULE ${host_ggml_sources})
   # ggml-base by name: a process that has ggml loaded already provides it under the same soname.
-  target_link_libraries(ggml-prescore PRIVATE prescore_host_common)
+  target_link_libraries(ggml-prescore PRIVATE prescore_host_common ggml::ggml)
   # The version script leaves only ggml's entry points visible: inside somebody else's process
   # nothing of ours may replace, or be replaced by, a symbol of the same name.
   set(map ${PROJECT_SOURCE_DIR}/cmake/ggml-prescore.map)

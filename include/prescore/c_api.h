@@ -95,6 +95,7 @@ typedef struct prescore_options {
   int32_t causal;  /* 1: query i sees keys [0, n_kv - n_q + i] */
   int32_t threads; /* 0: all */
   float scale;     /* factor on q.k; 0: 1 / sqrt(d) */
+  float standin_share; /* share of the attention from which a node stands in (STANDINS_AUTO) */
   int64_t budget;  /* most keys one query reads: sinks, window and far keys together */
   int64_t sinks;
   int64_t window;

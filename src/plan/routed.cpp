@@ -135,7 +135,7 @@ class RoutedPlanner final : public Planner {
 
   // Converts the rows for tiles; single queries read them as they lie.
   void load_block(Candidates& c) const {
-    if (options_.routing == Routing::kStrict) return;
+    if (options_.routing == Routing::kStrict || c.row.empty()) return;
     const auto n = static_cast<int>(c.row.size());
     c.n_pad = static_cast<int>(round_up(n, kernels_.block_multiple));
     kernels_.load_k(c.row.data(), index_.k_type, n, c.n_pad, static_cast<int>(index_.d),
@@ -221,6 +221,7 @@ class RoutedPlanner final : public Planner {
   // Scores of rows [first, first + n) of the candidates.
   void multiply(const Candidates& c, int first, int n, int vecs, float* score,
                 std::ptrdiff_t s_vec, Scratch& s) const {
+    if (n == 0) return;
     if (options_.routing == Routing::kStrict) {
       float* dot = s.dot.reserve(n);
       rows_.dots(s.query.data(), c.row.data() + first, index_.k_type, n,

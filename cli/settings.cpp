@@ -1,0 +1,111 @@
+#include "settings.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fstream>
+#include <thread>
+
+#include "common/names.h"
+#include "errors.h"
+#include "files.h"
+
+namespace prescore::cli {
+namespace {
+
+Compute parse_compute(const std::string& text) {
+  if (text == "auto") return Compute::kAuto;
+  if (text == "f32") return Compute::kF32;
+  if (text == "bf16") return Compute::kBF16;
+  throw BadInput("--compute, got \"" + text + "\", want one of auto, f32, bf16");
+}
+
+}  // namespace
+
+MethodFlags::MethodFlags() {
+  const PlanOptions plan;
+  const IndexOptions index;
+  budget = plan.budget, window = plan.window, sinks = plan.sinks, tile = plan.tile;
+  open_groups = plan.open_groups, open_segments = plan.open_segments;
+  route_stride = plan.route_stride, cluster = index.cluster;
+}
+
+void MethodFlags::add_to(CLI::App& app) {
+  const auto group = "Method";
+  const auto count = [&](const char* name, std::int64_t& value, const char* text) {
+    app.add_option(name, value, text)->capture_default_str()->group(group);
+  };
+  count("--budget", budget, "Most keys that one query reads");
+  count("--window", window, "Least number of recent keys that are always read");
+  count("--sinks", sinks, "First keys, always read");
+  app.add_option("--standins", standins, "What becomes of unread far keys: none, auto, nodes")
+      ->capture_default_str()
+      ->group(group);
+  count("--tile", tile, "Queries of a prompt that choose together, a multiple of 16");
+  count("--open-groups", open_groups, "Keys whose groups are opened into clusters, 0: by budget");
+  count("--open-segments", open_segments, "Keys whose segments are opened into groups, 0: by budget");
+  count("--cluster", cluster, "Keys of a cluster on average");
+  count("--route-stride", route_stride, "Only every n-th query of a tile takes part in routing");
+  app.add_option("--key-score", key_score, "For topk: norm, leverage, kmeans, keydiff, random")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("--compute", compute, "Precision of the products: auto, f32, bf16")
+      ->capture_default_str()
+      ->group(group);
+  app.add_flag("--packed", packed, "Keep a second copy of keys and values, in reading order")
+      ->group(group);
+}
+
+Options MethodFlags::options() const {
+  Options o;
+  o.plan.budget = budget, o.plan.window = window, o.plan.sinks = sinks, o.plan.tile = tile;
+  o.plan.open_groups = open_groups, o.plan.open_segments = open_segments;
+  o.plan.route_stride = route_stride;
+  o.plan.standins = host::parse_standins("--standins", standins);
+  o.plan.score = o.score.score = host::parse_score("--key-score", key_score);
+  o.compute = parse_compute(compute);
+  o.index.sinks = sinks;
+  o.index.packed = packed;
+  host::check_count("cluster", cluster, 1, o.index.segment);
+  o.index.cluster = cluster;
+  o.index.group = std::max(o.index.group, cluster);
+  host::check_plan(o.plan);
+  return o;
+}
+
+void ModelFlags::add_to(CLI::App& app) {
+  app.add_option("--model,-m", model, "GGUF model")->required();
+  app.add_option("--threads,-t", threads, "Threads (default: all)");
+  app.add_option("--yarn", yarn, "Stretch the trained context by this factor (YaRN)");
+  app.add_flag("--verbose", verbose, "Show llama.cpp's own messages");
+}
+
+void ModelFlags::check() const {
+  if (threads) host::check_count("threads", *threads, 1, host::kMostThreads);
+  isa_name(Compute::kAuto, DType::kF16);  // a bad PRESCORE_ISA must not wait for the first layer
+  if (!(yarn >= 1 && yarn <= 1024)) throw BadInput("--yarn, want a factor from 1 to 1024");
+  check_gguf(model);
+}
+
+int ModelFlags::thread_count() const {
+  return threads ? static_cast<int>(*threads) : machine_threads();
+}
+
+int machine_threads() {
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+std::string machine_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.rfind("model name", 0) == 0 && line.find(": ") != std::string::npos)
+      return line.substr(line.find(": ") + 2);
+#if defined(__x86_64__)
+  return "x86-64";
+#elif defined(__aarch64__)
+  return "aarch64";
+#else
+  return "unknown";
+#endif
+}
+
+}  // namespace prescore::cli

@@ -1,0 +1,46 @@
+// Flags that several subcommands share.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "llama/llama_host.h"
+#include "prescore/attention.h"
+
+namespace CLI {
+class App;
+}
+
+namespace prescore::cli {
+
+/// Flags as given, before checking.
+struct MethodFlags {
+  std::int64_t budget, window, sinks, tile, open_groups, open_segments, route_stride, cluster;
+  std::string standins = "auto", key_score = "leverage", compute = "auto";
+  bool packed = false;
+
+  MethodFlags();
+  void add_to(CLI::App& app);
+  /// Options with everything but the method. Throws Error with one sentence.
+  Options options() const;
+};
+
+struct ModelFlags {
+  std::string model;
+  std::optional<std::int64_t> threads;  ///< as given; none: all
+  double yarn = 1;
+  bool verbose = false;
+
+  void add_to(CLI::App& app);
+  /// Throws BadInput or Error; looks at the file too.
+  void check() const;
+  int thread_count() const;
+};
+
+/// Threads that the machine offers this process.
+int machine_threads();
+
+/// "Intel(R) Xeon(R) Processor", or the architecture.
+std::string machine_name();
+
+}  // namespace prescore::cli

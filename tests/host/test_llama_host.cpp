@@ -1,0 +1,234 @@
+// Whole models through the callback host: counts, and what happens when the cache changes behind us.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "llama/llama_host.h"
+#include "tiny_model.h"
+
+namespace prescore::test {
+namespace {
+
+using host::LlamaHost;
+
+constexpr int kContext = 2560;
+constexpr int kLayers = TinyModel::kLayers;
+
+/// Tokens without meaning: what is asserted is exact, not language.
+std::vector<llama_token> some_tokens(int n, unsigned seed) {
+  std::vector<llama_token> tokens;
+  for (unsigned i = 0; i < static_cast<unsigned>(n); ++i)
+    tokens.push_back(static_cast<llama_token>((i * 7919u + i * i * 31u + seed * 104729u) %
+                                              TinyModel::kVocab));
+  return tokens;
+}
+
+Options routed() {
+  Options o;
+  o.plan.method = Method::kRouted;
+  o.plan.budget = 384;
+  return o;
+}
+
+Options dense() {
+  Options o;
+  o.plan.method = Method::kDense;
+  o.compute = Compute::kF32;
+  return o;
+}
+
+class Reader {
+ public:
+  Reader(llama_model* model, const Options& options, LlamaHost::Mode mode = LlamaHost::Mode::kPrescore)
+      : host(options), vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))) {
+    host.set_mode(mode);
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = params.n_batch = params.n_ubatch = kContext;
+    params.n_threads = params.n_threads_batch = 2;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    host.attach(params);
+    context_.reset(llama_init_from_model(model, params));
+  }
+
+  /// Reads tokens where the cache ends; returns the logits of the last.
+  std::vector<float> read(std::vector<llama_token> tokens) {
+    const auto n = static_cast<std::int32_t>(tokens.size());
+    EXPECT_EQ(llama_decode(context_.get(), llama_batch_get_one(tokens.data(), n)), 0);
+    EXPECT_EQ(host.stats().error, "");
+    const float* logits = llama_get_logits_ith(context_.get(), -1);
+    return {logits, logits + vocab_};
+  }
+  llama_memory_t memory() { return llama_get_memory(context_.get()); }
+
+  LlamaHost host;
+
+ private:
+  int vocab_;
+  std::unique_ptr<llama_context, decltype(&llama_free)> context_{nullptr, llama_free};
+};
+
+/// Distance of two rows of logits, relative to the second.
+double relative(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+    size += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return std::sqrt(difference / size);
+}
+
+llama_model* tiny() {
+  static const Llama model = make_model({});
+  return model.get();
+}
+
+TEST(LlamaHost, TakesEveryLayerOverAlsoInReusedGraphs) {
+  Reader reader(tiny(), routed());
+  reader.read(some_tokens(1600, 1));
+  const host::Stats& s = reader.host.stats();
+  EXPECT_EQ(s.taken, kLayers);
+  EXPECT_EQ(s.left_count(), 0);
+  EXPECT_EQ(s.methods.at("routed"), kLayers);
+  EXPECT_GT(s.seconds, 0);
+  EXPECT_LT(s.counters.keys, s.counters.visible / 2);
+  // Decode steps reuse their graph: its nodes are rewritten once and computed each time.
+  for (int i = 0; i < 3; ++i) reader.read({static_cast<llama_token>(i)});
+  EXPECT_EQ(s.taken, 4 * kLayers);
+  EXPECT_EQ(s.few, 3 * kLayers);
+}
+
+TEST(LlamaHost, DenseEqualsStockWithinRounding) {
+  Reader ours(tiny(), dense()), stock(tiny(), dense(), LlamaHost::Mode::kOff);
+  for (const int n : {700, 100, 1}) {  // a prompt, a chunk, a decode step
+    const auto tokens = some_tokens(n, static_cast<unsigned>(n));
+    EXPECT_LT(relative(ours.read(tokens), stock.read(tokens)), 2e-3) << n << " tokens";
+  }
+  EXPECT_EQ(ours.host.stats().taken, 3 * kLayers);
+  EXPECT_EQ(stock.host.stats().taken, 0);
+}
+
+TEST(LlamaHost, LeavesSoftcapToStockAndCountsIt) {
+  const Llama model = make_model({"gemma2", 50});
+  Reader ours(model.get(), dense()), stock(model.get(), dense(), LlamaHost::Mode::kOff);
+  const auto tokens = some_tokens(300, 1);
+  EXPECT_EQ(ours.read(tokens), stock.read(tokens));
+  EXPECT_EQ(ours.host.stats().taken, 0);
+  EXPECT_EQ(ours.host.stats().left.at("softcap"), kLayers);
+}
+
+TEST(LlamaHost, ComputesSlidingWindowsDenselyByTheMask) {
+  const Llama model = make_model({"gemma2", 0});
+  Options options = routed();
+  options.compute = Compute::kF32;
+  Reader ours(model.get(), options);
+  ours.read(some_tokens(1200, 1));
+  EXPECT_EQ(ours.host.stats().taken, 2);
+  EXPECT_EQ(ours.host.stats().masked, 1);
+  EXPECT_EQ(ours.host.stats().methods.at("routed"), 1);
+
+  Reader exact(model.get(), dense()), stock(model.get(), dense(), LlamaHost::Mode::kOff);
+  const auto tokens = some_tokens(1200, 2);
+  EXPECT_LT(relative(exact.read(tokens), stock.read(tokens)), 2e-3);
+}
+
+/// Reads a prompt, changes the cache, reads on: the index that was kept must give the very bits that
+/// one built from scratch gives. Returns the operations that were routed after the change.
+template <typename Change>
+std::int64_t kept_equals_fresh(const Change& change, int more) {
+  std::vector<float> results[2];
+  std::int64_t routed_after = 0;
+  for (const bool fresh : {false, true}) {
+    Reader reader(tiny(), routed());
+    reader.read(some_tokens(1600, 1));
+    EXPECT_GT(reader.host.runner().index_bytes(), 0);
+    change(reader);
+    if (fresh) reader.host.runner().forget();
+    reader.host.reset_stats();
+    results[fresh] = reader.read(some_tokens(more, 2));
+    const auto& methods = reader.host.stats().methods;
+    routed_after = methods.contains("routed") ? methods.at("routed") : 0;
+    EXPECT_EQ(reader.host.stats().taken, kLayers);
+  }
+  EXPECT_EQ(results[0], results[1]);
+  return routed_after;
+}
+
+TEST(LlamaHostCache, NothingChangedKeepsTheIndex) {
+  EXPECT_EQ(kept_equals_fresh([](Reader&) {}, 500), kLayers);
+}
+
+TEST(LlamaHostCache, RemovedAndRewrittenTokensLeaveNoStaleIndex) {
+  const auto remove = [](Reader& r) { llama_memory_seq_rm(r.memory(), 0, 700, -1); };
+  EXPECT_EQ(kept_equals_fresh(remove, 900), kLayers);
+  EXPECT_EQ(kept_equals_fresh(remove, 100), kLayers);  // fewer than before
+}
+
+TEST(LlamaHostCache, RemovedTokensEqualAContextThatNeverHadThem) {
+  Reader used(tiny(), routed()), never(tiny(), routed());
+  const std::vector<llama_token> prompt = some_tokens(1600, 1);
+  used.read(prompt);
+  llama_memory_seq_rm(used.memory(), 0, 704, -1);
+  never.read({prompt.begin(), prompt.begin() + 704});
+  const auto more = some_tokens(900, 2);
+  EXPECT_LT(relative(used.read(more), never.read(more)), 1e-3);
+}
+
+TEST(LlamaHostCache, RotatedKeysLeaveNoStaleIndex) {
+  // All positions move by 64, so every key is rotated in place while the mask still looks causal.
+  EXPECT_EQ(kept_equals_fresh(
+                [](Reader& r) { llama_memory_seq_add(r.memory(), 0, 0, -1, 64); }, 64), kLayers);
+}
+
+TEST(LlamaHostCache, AContextShiftIsComputedDenselyByTheMask) {
+  // The cells of the removed tokens stay empty: no plain causal mask any more.
+  EXPECT_EQ(kept_equals_fresh(
+                [](Reader& r) {
+                  llama_memory_seq_rm(r.memory(), 0, 16, 600);
+                  llama_memory_seq_add(r.memory(), 0, 600, -1, 16 - 600);
+                }, 64), 0);
+}
+
+TEST(LlamaHostCache, AClearedCacheLeavesNoStaleIndex) {
+  EXPECT_EQ(kept_equals_fresh(
+                [](Reader& r) { llama_memory_clear(r.memory(), false); }, 1200), kLayers);
+}
+
+TEST(LlamaHostCache, ChunksGiveAnIndexOfTheSameSize) {
+  Reader whole(tiny(), routed()), parts(tiny(), routed());
+  const std::vector<llama_token> tokens = some_tokens(1600, 1);
+  whole.read(tokens);
+  for (auto at = tokens.begin(); at != tokens.end(); at += 400) parts.read({at, at + 400});
+  EXPECT_GT(whole.host.runner().index_bytes(), 0);
+  EXPECT_EQ(whole.host.runner().index_bytes(), parts.host.runner().index_bytes());
+}
+
+TEST(LlamaHost, ObservesStockWithoutTouchingIt) {
+  Reader off(tiny(), {}, LlamaHost::Mode::kOff), observe(tiny(), {}, LlamaHost::Mode::kObserve);
+  const std::vector<llama_token> tokens = some_tokens(600, 3);
+  EXPECT_EQ(off.read(tokens), observe.read(tokens));
+  EXPECT_FALSE(observe.host.stock_stats().exact);  // the first evaluation learns the names
+  observe.host.reset_stats();
+  EXPECT_EQ(off.read(tokens), observe.read(tokens));
+  EXPECT_TRUE(observe.host.stock_stats().exact);
+  EXPECT_EQ(observe.host.stock_stats().operations, kLayers);
+  EXPECT_GT(observe.host.stock_stats().seconds, 0);
+}
+
+TEST(LlamaHost, RunsTheDefaultModel) {
+  if (!std::filesystem::exists(PRESCORE_TEST_MODEL))
+    GTEST_SKIP() << "no model at " << PRESCORE_TEST_MODEL;
+  const Llama model = load(PRESCORE_TEST_MODEL);
+  ASSERT_NE(model, nullptr);
+  const auto tokens = some_tokens(600, 3);
+  Reader ours(model.get(), dense()), stock(model.get(), dense(), LlamaHost::Mode::kOff);
+  // Its weights are quantised: any rounding before them becomes a step.
+  EXPECT_LT(relative(ours.read(tokens), stock.read(tokens)), 0.05);
+  EXPECT_EQ(ours.host.stats().taken, llama_model_n_layer(model.get()));
+}
+
+}  // namespace
+}  // namespace prescore::test

@@ -1,0 +1,263 @@
+// The C ABI: the same results as C++, every mistake a status, structs of older callers.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <string>
+#include <thread>
+
+#include "prescore/c_api.h"
+#include "support/cases.h"
+
+extern "C" int prescore_test_from_c(void);
+
+namespace prescore::test {
+namespace {
+
+prescore_tensor c_tensor(const Tensor& t) {
+  prescore_tensor c{t.data, static_cast<std::int32_t>(t.dtype), {}, {}};
+  std::copy_n(t.shape.begin(), 4, c.shape);
+  std::copy_n(t.stride.begin(), 4, c.stride);
+  return c;
+}
+prescore_output c_output(const State& s) {
+  prescore_output c{s.o.data, static_cast<std::int32_t>(s.o.dtype), {}, {}, s.lse};
+  std::copy_n(s.o.shape.begin(), 4, c.shape);
+  std::copy_n(s.o.stride.begin(), 4, c.stride);
+  return c;
+}
+
+struct CCall {
+  explicit CCall(Data& data)
+      : q(c_tensor(data.q.view())), k(c_tensor(data.k.view())), v(c_tensor(data.v.view())),
+        out(c_output(data.state())), options(prescore_options_default()) {
+    options.threads = 1;
+  }
+  prescore_status run(prescore_report* report = nullptr) {
+    return prescore_attention(&q, &k, &v, &out, &options, report);
+  }
+  prescore_tensor q, k, v;
+  prescore_output out;
+  prescore_options options;
+};
+
+Case small() {
+  Case c;
+  c.b = 2, c.h_q = 4, c.h_kv = 2, c.n_q = 80, c.n_kv = 700, c.d = 24, c.d_v = 16;
+  c.kv_type = DType::kF16, c.order = Order::kTokens;
+  return c;
+}
+
+TEST(CApi, WorksFromC) { EXPECT_EQ(prescore_test_from_c(), 0) << "line of test_c_api.c"; }
+
+TEST(CApi, SameBitsAsCpp) {
+  for (const Method method : {Method::kDense, Method::kWindow, Method::kTopK, Method::kRouted}) {
+    Data cpp(small()), c(small());
+    Options o;
+    o.plan = small_plan(method, 200);
+    o.plan.standins = StandIns::kAuto, o.plan.standin_share = 0.002f;
+    o.plan.seed = 5, o.plan.score = Score::kKMeans;
+    o.index = small_index();
+    o.threads = 1;
+    const Report want = attention(cpp.q.view(), cpp.k.view(), cpp.v.view(), cpp.state(), o);
+    CCall call(c);
+    prescore_index_options index = prescore_index_options_default();
+    index.segment = 64, index.cluster = 4, index.group = 16, index.sinks = 4;
+    call.options.index = &index;
+    call.options.method = static_cast<std::int32_t>(method);
+    call.options.budget = 200, call.options.sinks = 4, call.options.window = 24;
+    call.options.tile = 32, call.options.standin_share = 0.002f;
+    call.options.seed = 5, call.options.score = PRESCORE_SCORE_KMEANS;
+    prescore_report report;
+    prescore_report_init(&report, sizeof report);
+    ASSERT_EQ(call.run(&report), PRESCORE_OK) << prescore_last_error();
+    EXPECT_TRUE(cpp.o.same_bits(c.o));
+    EXPECT_TRUE(cpp.lse.same_bits(c.lse));
+    EXPECT_EQ(report.keys, want.counters.keys);
+    EXPECT_EQ(report.standins, want.counters.standins);
+    EXPECT_EQ(report.method, static_cast<std::int32_t>(method));
+    EXPECT_EQ(report.isa, want.isa);
+    expect_sentinels(c);
+  }
+}
+
+TEST(CApi, DefaultsAreThoseOfCpp) {
+  const prescore_options c = prescore_options_default();
+  const PlanOptions p;
+  EXPECT_EQ(c.budget, p.budget);
+  EXPECT_EQ(c.sinks, p.sinks);
+  EXPECT_EQ(c.window, p.window);
+  EXPECT_EQ(c.tile, p.tile);
+  EXPECT_EQ(c.route_stride, p.route_stride);
+  EXPECT_EQ(c.standin_share, p.standin_share);
+  EXPECT_EQ(c.method, PRESCORE_METHOD_AUTO);
+  EXPECT_EQ(c.standins, static_cast<std::int32_t>(p.standins));
+  const prescore_index_options i = prescore_index_options_default();
+  EXPECT_EQ(i.segment, IndexOptions{}.segment);
+  EXPECT_EQ(i.cluster, IndexOptions{}.cluster);
+}
+
+TEST(CApi, PositionsAndAnIndexThatLives) {
+  Data want(small()), got(small());
+  std::vector<std::int32_t> positions;
+  for (std::int32_t i = 0; i < 80; ++i) positions.push_back(500 + i);
+  Options o;
+  o.plan = small_plan(Method::kRouted, 200);
+  Visibility see = want.visibility();
+  see.positions = positions;
+  KeyIndex index(o.index);
+  attention(want.q.view(), want.k.view(), want.v.view(), see, &index, want.state(), o,
+            *make_serial_executor());
+  CCall call(got);
+  call.options.method = PRESCORE_METHOD_ROUTED, call.options.budget = 200;
+  call.options.sinks = 4, call.options.window = 24, call.options.tile = 32;
+  prescore_index* c_index = nullptr;
+  ASSERT_EQ(prescore_index_create(nullptr, &c_index), PRESCORE_OK);
+  ASSERT_EQ(prescore_attention_indexed(&call.q, &call.k, &call.v, positions.data(), c_index,
+                                       &call.out, &call.options, nullptr),
+            PRESCORE_OK)
+      << prescore_last_error();
+  EXPECT_TRUE(want.o.same_bits(got.o));
+  EXPECT_EQ(prescore_index_size(c_index), 512);
+  EXPECT_GT(prescore_index_bytes(c_index), 0);
+  std::int64_t kept = -1;
+  EXPECT_EQ(prescore_index_validate(c_index, &call.k, &kept), PRESCORE_OK);
+  EXPECT_EQ(kept, 512);
+  EXPECT_EQ(prescore_index_truncate(c_index, 100), PRESCORE_OK);
+  EXPECT_EQ(prescore_index_size(c_index), 0);
+  prescore_index_free(c_index);
+}
+
+TEST(CApi, MergeScoresAndWorkspace) {
+  Data a(small()), b(small());
+  CCall first(a), second(b);
+  first.k.shape[2] = first.v.shape[2] = 300, first.options.causal = 0;
+  second.options.causal = 0;
+  const auto shift = [](prescore_tensor& t) {
+    t.data = static_cast<const char*>(t.data) + 300 * t.stride[2] * 2, t.shape[2] = 400;
+  };
+  shift(second.k), shift(second.v);
+  first.options.method = second.options.method = PRESCORE_METHOD_DENSE;
+  ASSERT_EQ(first.run(), PRESCORE_OK) << prescore_last_error();
+  ASSERT_EQ(second.run(), PRESCORE_OK) << prescore_last_error();
+  ASSERT_EQ(prescore_merge(&first.out, &second.out), PRESCORE_OK) << prescore_last_error();
+  a.shape.causal = false;
+  expect_near_dense(a);
+
+  prescore_options o = prescore_options_default();
+  o.score = PRESCORE_SCORE_KEY_NORM, o.threads = 1;
+  std::vector<float> c(4 * 700), cpp(4 * 700);
+  CCall call(a);
+  ASSERT_EQ(prescore_score_keys(&call.k, 700, &o, c.data()), PRESCORE_OK);
+  score_keys(a.k.view(), 700, {.score = Score::kKeyNorm}, cpp.data(), *make_serial_executor());
+  EXPECT_EQ(c, cpp);
+
+  std::int64_t bytes = 0;
+  ASSERT_EQ(prescore_workspace_bytes(&call.q, &call.k, &call.v, &call.options, &bytes), PRESCORE_OK);
+  EXPECT_GT(bytes, 0);
+}
+
+// A caller compiled against a header with fewer members: they keep their defaults, and nothing
+// behind the caller's struct is touched.
+TEST(CApi, OlderCallers) {
+  struct Old {
+    prescore_options options;
+    unsigned char guard[64];
+  } old;
+  std::memset(static_cast<void*>(&old), 0x5a, sizeof old);
+  const std::size_t size = offsetof(prescore_options, sinks);
+  prescore_options_init(&old.options, size);
+  EXPECT_EQ(old.options.struct_size, size);
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&old);
+  for (std::size_t i = size; i < sizeof old; ++i) ASSERT_EQ(bytes[i], 0x5a) << i;
+  Data data(small());
+  CCall call(data);
+  old.options.threads = 1;
+  call.options = old.options;
+  EXPECT_EQ(call.run(), PRESCORE_OK) << prescore_last_error();
+
+  struct {
+    prescore_report report;
+    unsigned char guard[64];
+  } report;
+  std::memset(static_cast<void*>(&report), 0x5a, sizeof report);
+  const std::size_t report_size = offsetof(prescore_report, index_s);
+  prescore_report_init(&report.report, report_size);
+  EXPECT_EQ(call.run(&report.report), PRESCORE_OK);
+  EXPECT_EQ(report.report.queries, 2 * 4 * 80);
+  bytes = reinterpret_cast<const unsigned char*>(&report);
+  for (std::size_t i = report_size; i < sizeof report; ++i) ASSERT_EQ(bytes[i], 0x5a) << i;
+}
+
+TEST(CApi, EveryMistakeIsAStatusWithASentence) {
+  Data data(small());
+  const auto expect_invalid = [&](const char* what, const auto& spoil) {
+    CCall call(data);
+    spoil(call);
+    EXPECT_EQ(call.run(), PRESCORE_INVALID_ARGUMENT) << what;
+    const std::string text = prescore_last_error();
+    EXPECT_NE(text.find(", got "), std::string::npos) << what << ": " << text;
+    EXPECT_NE(text.find(", want "), std::string::npos) << what << ": " << text;
+  };
+  expect_invalid("dtype", [](CCall& c) { c.q.dtype = 17; });
+  expect_invalid("dtype", [](CCall& c) { c.k.dtype = -1; });
+  expect_invalid("method", [](CCall& c) { c.options.method = 99; });
+  expect_invalid("routing", [](CCall& c) { c.options.routing = -1; });
+  expect_invalid("stand-ins", [](CCall& c) { c.options.standins = 3; });
+  expect_invalid("score", [](CCall& c) { c.options.score = 5; });
+  expect_invalid("compute", [](CCall& c) { c.options.compute = 3; });
+  expect_invalid("causal", [](CCall& c) { c.options.causal = 2; });
+  expect_invalid("threads", [](CCall& c) { c.options.threads = -1; });
+  expect_invalid("threads", [](CCall& c) { c.options.threads = 1 << 30; });
+  expect_invalid("struct_size", [](CCall& c) { c.options.struct_size = 0; });
+  expect_invalid("struct_size", [](CCall& c) { c.options.struct_size = 1 << 20; });
+  expect_invalid("shape", [](CCall& c) { c.q.shape[2] = 0; });
+  expect_invalid("data", [](CCall& c) { c.v.data = nullptr; });
+  expect_invalid("out", [](CCall& c) { c.out.data = nullptr; });
+  expect_invalid("budget", [](CCall& c) { c.options.budget = -1; });
+
+  CCall call(data);
+  EXPECT_EQ(prescore_attention(&call.q, nullptr, &call.v, &call.out, nullptr, nullptr),
+            PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_attention(&call.q, &call.k, &call.v, nullptr, nullptr, nullptr),
+            PRESCORE_INVALID_ARGUMENT);
+  prescore_report report{};  // without struct_size
+  EXPECT_EQ(call.run(&report), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_merge(nullptr, &call.out), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_score_keys(nullptr, 1, nullptr, nullptr), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_score_keys(&call.k, 1, nullptr, nullptr), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_workspace_bytes(&call.q, &call.k, &call.v, nullptr, nullptr),
+            PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_index_create(nullptr, nullptr), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_index_extend(nullptr, &call.k, &call.v, 1), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_index_truncate(nullptr, 0), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_index_validate(nullptr, &call.k, nullptr), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(prescore_index_size(nullptr), 0);
+  EXPECT_EQ(prescore_index_bytes(nullptr), 0);
+  EXPECT_EQ(prescore_isa_name(9, 0), nullptr);
+  EXPECT_EQ(prescore_isa_name(0, 9), nullptr);
+  EXPECT_STREQ(prescore_status_name(PRESCORE_OK), "ok");
+  prescore_index_options bad = prescore_index_options_default();
+  bad.segment = -5;
+  prescore_index* index = nullptr;
+  EXPECT_EQ(prescore_index_create(&bad, &index), PRESCORE_INVALID_ARGUMENT);
+  EXPECT_EQ(index, nullptr);
+  bad = prescore_index_options_default();
+  bad.packed = 7;
+  EXPECT_EQ(prescore_index_create(&bad, &index), PRESCORE_INVALID_ARGUMENT);
+}
+
+TEST(CApiThread, LastErrorBelongsToItsThread) {
+  prescore_index_truncate(nullptr, 0);
+  const std::string mine = prescore_last_error();
+  EXPECT_FALSE(mine.empty());
+  std::thread([] {
+    EXPECT_STREQ(prescore_last_error(), "");
+    prescore_index_create(nullptr, nullptr);
+    EXPECT_STRNE(prescore_last_error(), "");
+  }).join();
+  EXPECT_EQ(prescore_last_error(), mine);
+}
+
+}  // namespace
+}  // namespace prescore::test
