@@ -12,7 +12,7 @@ namespace {
 
 using prescore::fuzz::Input;
 
-constexpr std::size_t kElements = 1 << 15;  // f32 in each buffer
+constexpr std::size_t kElements = 1 << 14;  // f32 in each buffer
 
 // Whether a tensor that the library may accept stays inside its buffer: the library cannot know the
 // buffer's size, so the fuzzer must not lie about it.
@@ -40,6 +40,33 @@ prescore_tensor tensor(Input& in, const void* data, std::int64_t b, std::int64_t
   return t;
 }
 
+std::vector<float> numbers(std::uint32_t seed) {
+  std::vector<float> x(kElements);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto bits = static_cast<std::uint32_t>(i + seed * kElements) * 2654435761u;
+    x[i] = static_cast<float>(static_cast<std::int32_t>(bits)) * 0x1p-31f;
+  }
+  return x;
+}
+
+// Puts any bits into one element, sometimes, for one run.
+class Spoiled {
+ public:
+  Spoiled(Input& in, std::vector<float>& x) : x_(x) {
+    at_ = static_cast<std::size_t>(in.between(0, 2000));
+    was_ = x_[at_];
+    if (in.chance(4)) x_[at_] = in.take<float>();
+  }
+  ~Spoiled() { x_[at_] = was_; }
+  Spoiled(const Spoiled&) = delete;
+  Spoiled& operator=(const Spoiled&) = delete;
+
+ private:
+  std::vector<float>& x_;
+  std::size_t at_;
+  float was_;
+};
+
 void check(prescore_status status) {
   if (status == PRESCORE_OK) return;
   const char* text = prescore_last_error();
@@ -54,15 +81,9 @@ void check(prescore_status status) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Input in(data, size);
-  static std::vector<float> q(kElements), k(kElements), v(kElements), o(kElements), lse(kElements);
-  const auto fill = [&](std::vector<float>& x) {
-    const std::uint32_t seed = in.take<std::uint32_t>();
-    for (std::size_t i = 0; i < x.size(); ++i) {
-      x[i] = static_cast<float>(static_cast<std::int32_t>((i + seed) * 2654435761u)) * 0x1p-31f;
-    }
-    if (in.chance(4)) x[static_cast<std::size_t>(in.between(0, 2000))] = in.take<float>();
-  };
-  fill(q), fill(k), fill(v);
+  static std::vector<float> q = numbers(1), k = numbers(2), v = numbers(3);
+  static std::vector<float> o(kElements), lse(kElements);
+  const Spoiled bad_q(in, q), bad_k(in, k), bad_v(in, v);
 
   const std::int64_t b = in.between(1, 2), h_kv = in.between(1, 2), h_q = h_kv * in.between(1, 3);
   const std::int64_t n_q = in.between(1, 40), n_kv = in.between(1, 120), d = in.between(1, 20);
@@ -83,7 +104,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
 
   prescore_index_options shape = prescore_index_options_default();
-  shape.segment = in.number(16, 64), shape.cluster = in.number(1, 8), shape.group = in.number(4, 32);
+  shape.segment = in.number(16, 64), shape.cluster = in.number(1, 8),
+  shape.group = in.number(4, 32);
   shape.iterations = in.between(1, 3), shape.sinks = in.number(0, 8);
   shape.packed = static_cast<std::int32_t>(in.number(0, 1));
   prescore_options options = prescore_options_default();
@@ -97,7 +119,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   options.scale = in.chance(8) ? in.take<float>() : 0;
   options.standin_share = in.chance(4) ? in.take<float>() : 1e-3f;
   options.budget = in.number(1, 100), options.sinks = in.number(0, 8);
-  options.window = in.number(1, 40), options.tile = 16 * in.number(1, 3);
+  options.window = in.number(1, 40),
+  options.tile = in.chance(32) ? in.number(0, 300) : 16 * in.between(1, 3);
   options.open_groups = in.number(0, 100), options.open_segments = in.number(0, 100);
   options.route_stride = in.number(1, 8), options.seed = in.take<std::uint64_t>();
   options.index = in.chance(8) ? nullptr : &shape;
@@ -107,8 +130,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (in.chance(3)) {
     std::int64_t at = in.between(0, 40);
     for (std::int64_t i = 0; i < 64; ++i) {
+      at = static_cast<std::int32_t>(at);
       positions.push_back(static_cast<std::int32_t>(at));
-      at += in.chance(32) ? in.number(-3, 90) : in.between(0, 2);
+      at = in.chance(32) ? in.number(-3, 90) : at + in.between(0, 2);
     }
     if (tq.shape[2] > 64) positions.clear();
   }

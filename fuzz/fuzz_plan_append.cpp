@@ -16,12 +16,12 @@ using namespace prescore;
 
 constexpr std::int64_t kMost = 400, kDim = 6;
 
-#define REQUIRE(ok)                                                    \
-  do {                                                                 \
-    if (!(ok)) {                                                       \
-      std::fprintf(stderr, "line %d: %s is false\n", __LINE__, #ok);   \
-      std::abort();                                                    \
-    }                                                                  \
+#define REQUIRE(ok)                                                  \
+  do {                                                               \
+    if (!(ok)) {                                                     \
+      std::fprintf(stderr, "line %d: %s is false\n", __LINE__, #ok); \
+      std::abort();                                                  \
+    }                                                                \
   } while (0)
 
 struct Cache {

@@ -3,7 +3,8 @@
 # Usage: scripts/setup.sh [dev|bench]
 #   (nothing)  libraries, build tools, llama.cpp, the default model
 #   dev        also clang 14: sanitizers, fuzzing, formatting, clang-tidy
-#   bench      also PyTorch, which the benchmark compares with
+#   bench      also PyTorch, which the benchmark compares with (pip's own settings decide where from;
+#              without them Linux gets the CUDA build, several gigabytes, which serves as well)
 #
 # Environment:
 #   PRESCORE_CACHE        where llama.cpp and models go (default ~/.cache/prescore; XDG_CACHE_HOME counts)
@@ -88,9 +89,10 @@ if [ ! -x "$venv/bin/pip" ]; then
 fi
 say "installing build tools into it"
 pip_install -r "$root/scripts/requirements.txt"
-if [ "$what" = bench ] && ! "$venv/bin/python" -c 'import torch, numpy' 2>/dev/null; then
+if [ "$what" = bench ]; then  # in an environment of its own: nothing else needs it
+  [ -x "$venv/bench/bin/pip" ] || python3 -m venv "$venv/bench"
   say "installing PyTorch (only the benchmark uses it)"
-  pip_install torch numpy
+  "$venv/bench/bin/pip" install --disable-pip-version-check -r "$root/bench/requirements.txt"
 fi
 "$root/scripts/build_llama.sh"
 "$root/scripts/fetch_model.sh"
@@ -102,6 +104,7 @@ for stamp in "$stamp" "${stamp%.*}.base"; do  # every mode includes the plain on
     "$root/scripts/build_llama.sh" --print-source
     "$root/scripts/fetch_model.sh" --print-path
     echo "$venv/bin/cmake"
+    case $stamp in *.bench) echo "$venv/bench/bin/python" ;; esac
   } >"$stamp"
 done
 say "set-up done"

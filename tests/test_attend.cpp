@@ -16,7 +16,7 @@ void run_dense(Data& data, Executor& executor) {
 }
 void run_dense(Data& data) { run_dense(data, *make_serial_executor()); }
 
-constexpr std::int64_t kDims[] = {1,  3,  7,  8,  9,  15,  16,  17, 31,
+constexpr std::int64_t kDims[] = {1,  3,  7,  8,  9,   15,  16,  17, 31,
                                   33, 64, 80, 96, 128, 256, 320, 512};
 
 class AttendDims : public testing::TestWithParam<std::int64_t> {};
@@ -62,7 +62,8 @@ TEST_P(AttendDims, OneQueryAsInDecoding) {
 }
 
 TEST(Attend, EveryShapeOfHeads) {
-  for (const auto& [h_q, h_kv] : {std::pair{1, 1}, {4, 4}, {6, 2}, {14, 2}, {9, 3}, {8, 1}, {17, 1}}) {
+  for (const auto& [h_q, h_kv] :
+       {std::pair{1, 1}, {4, 4}, {6, 2}, {14, 2}, {9, 3}, {8, 1}, {17, 1}}) {
     for (const Order order : {Order::kDense, Order::kTokens, Order::kPadded}) {
       for (const std::int64_t b : {1, 3}) {
         Case c;
@@ -133,7 +134,8 @@ TEST(Attend, RandomPlans) {
         const std::int64_t end = data.visibility().end(first);
         TilePlan reads;
         if (draw(0, 9) > 0) {
-          reads.ranges = {{0, std::min<std::int64_t>(draw(0, 8), end)}, {end - draw(0, 3), end + 200}};
+          reads.ranges = {{0, std::min<std::int64_t>(draw(0, 8), end)},
+                          {end - draw(0, 3), end + 200}};
           if (reads.ranges[1].begin < reads.ranges[0].end) reads.ranges.pop_back();
           const std::int64_t begin = reads.ranges[0].end;
           const std::int64_t stop = reads.ranges.size() > 1 ? reads.ranges[1].begin : end;
@@ -224,8 +226,7 @@ TEST(Attend, CountsWhatItReads) {
   c.b = 2, c.h_q = 4, c.h_kv = 2, c.n_q = 50, c.n_kv = 80;
   Data data(c);
   const auto planner = make_dense_planner(data.plan_inputs(), {});
-  const Counters counters =
-      attend(data.inputs(), *planner, data.state(), *make_serial_executor());
+  const Counters counters = attend(data.inputs(), *planner, data.state(), *make_serial_executor());
   EXPECT_EQ(counters.queries, 2 * 4 * 50);
   EXPECT_EQ(counters.keys, 2 * 4 * (31 + 80) * 50 / 2);
   EXPECT_EQ(counters.visible, counters.keys);

@@ -8,8 +8,8 @@
 
 int prescore_test_from_c(void);
 
-#define CHECK(ok) \
-  do {            \
+#define CHECK(ok)               \
+  do {                          \
     if (!(ok)) return __LINE__; \
   } while (0)
 

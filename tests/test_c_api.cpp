@@ -153,7 +153,8 @@ TEST(CApi, MergeScoresAndWorkspace) {
   EXPECT_EQ(c, cpp);
 
   std::int64_t bytes = 0;
-  ASSERT_EQ(prescore_workspace_bytes(&call.q, &call.k, &call.v, &call.options, &bytes), PRESCORE_OK);
+  ASSERT_EQ(prescore_workspace_bytes(&call.q, &call.k, &call.v, &call.options, &bytes),
+            PRESCORE_OK);
   EXPECT_GT(bytes, 0);
 }
 

@@ -126,20 +126,19 @@ TEST(Causal, SamePlanUnderRandomChunks) {
 }
 
 class CausalMethod : public testing::TestWithParam<std::tuple<Method, Score>> {};
-INSTANTIATE_TEST_SUITE_P(
-    All, CausalMethod,
-    testing::Values(std::tuple{Method::kDense, Score::kKeyNorm},
-                    std::tuple{Method::kWindow, Score::kKeyNorm},
-                    std::tuple{Method::kTopK, Score::kKeyNorm},
-                    std::tuple{Method::kTopK, Score::kLeverage},
-                    std::tuple{Method::kTopK, Score::kKMeans},
-                    std::tuple{Method::kTopK, Score::kKeyDiff},
-                    std::tuple{Method::kTopK, Score::kRandom},
-                    std::tuple{Method::kRouted, Score::kKeyNorm}),
-    [](const auto& param) {
-      return to_string(std::get<0>(param.param)) +
-             std::to_string(static_cast<int>(std::get<1>(param.param)));
-    });
+INSTANTIATE_TEST_SUITE_P(All, CausalMethod,
+                         testing::Values(std::tuple{Method::kDense, Score::kKeyNorm},
+                                         std::tuple{Method::kWindow, Score::kKeyNorm},
+                                         std::tuple{Method::kTopK, Score::kKeyNorm},
+                                         std::tuple{Method::kTopK, Score::kLeverage},
+                                         std::tuple{Method::kTopK, Score::kKMeans},
+                                         std::tuple{Method::kTopK, Score::kKeyDiff},
+                                         std::tuple{Method::kTopK, Score::kRandom},
+                                         std::tuple{Method::kRouted, Score::kKeyNorm}),
+                         [](const auto& param) {
+                           return to_string(std::get<0>(param.param)) +
+                                  std::to_string(static_cast<int>(std::get<1>(param.param)));
+                         });
 
 Options options_of(const std::tuple<Method, Score>& param) {
   Options o;

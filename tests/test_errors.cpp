@@ -76,9 +76,12 @@ TEST_P(ErrorsOf, Tensors) {
     for (const std::int64_t stride :
          {std::int64_t{-1}, kHuge, std::numeric_limits<std::int64_t>::max(),
           std::numeric_limits<std::int64_t>::min()}) {
-      check("q stride " + std::to_string(stride) + name, [&](Call& c) { c.q.stride[axis] = stride; });
-      check("k stride " + std::to_string(stride) + name, [&](Call& c) { c.k.stride[axis] = stride; });
-      check("v stride " + std::to_string(stride) + name, [&](Call& c) { c.v.stride[axis] = stride; });
+      check("q stride " + std::to_string(stride) + name,
+            [&](Call& c) { c.q.stride[axis] = stride; });
+      check("k stride " + std::to_string(stride) + name,
+            [&](Call& c) { c.k.stride[axis] = stride; });
+      check("v stride " + std::to_string(stride) + name,
+            [&](Call& c) { c.v.stride[axis] = stride; });
       check("o stride " + std::to_string(stride) + name,
             [&](Call& c) { c.out.o.stride[axis] = stride; });
     }
@@ -167,23 +170,27 @@ TEST_P(ErrorsOf, Options) {
 TEST(Errors, MaskWithASparseMethod) {
   static const std::uint16_t mask[6 * 600] = {};
   for (const Method method : {Method::kWindow, Method::kTopK, Method::kRouted}) {
-    expect_error("mask",
-                 [](Call& c) {
-                   c.visibility.mask = mask;
-                   c.visibility.mask_stride = 600;
-                 },
-                 method);
+    expect_error(
+        "mask",
+        [](Call& c) {
+          c.visibility.mask = mask;
+          c.visibility.mask_stride = 600;
+        },
+        method);
   }
 }
 
 TEST(Errors, ScoreOfTopK) {
-  expect_error("unknown score", [](Call& c) { c.options.plan.score = static_cast<Score>(9); },
-               Method::kTopK);
+  expect_error(
+      "unknown score", [](Call& c) { c.options.plan.score = static_cast<Score>(9); },
+      Method::kTopK);
 }
 
 TEST(Errors, IndexOfRouted) {
-  expect_error("segment", [](Call& c) { c.options.index.segment = 0; }, Method::kRouted);
-  expect_error("cluster", [](Call& c) { c.options.index.cluster = -1; }, Method::kRouted);
+  expect_error(
+      "segment", [](Call& c) { c.options.index.segment = 0; }, Method::kRouted);
+  expect_error(
+      "cluster", [](Call& c) { c.options.index.cluster = -1; }, Method::kRouted);
 }
 
 TEST(Errors, PlannersNeedWhatTheyUse) {

@@ -67,7 +67,8 @@ double objective(const Data& data, const KeyIndex& index, std::int64_t segment) 
   std::vector<std::int64_t> label;
   for (std::size_t j = 0; j < cluster.size(); ++j) {
     if (cluster[j] < 0) continue;
-    const double* row = keys.row(0, 0, segment * index.options().segment + static_cast<std::int64_t>(j));
+    const double* row =
+        keys.row(0, 0, segment * index.options().segment + static_cast<std::int64_t>(j));
     points.insert(points.end(), row, row + data.shape.d);
     label.push_back(cluster[j]);
   }
@@ -77,8 +78,12 @@ double objective(const Data& data, const KeyIndex& index, std::int64_t segment) 
 TEST(Index, EveryLevelIsAPartitionWithItsMeans) {
   for (const DType type : kTypes) {
     for (const auto& [segment, cluster, group, sinks] :
-         {std::array<std::int64_t, 4>{512, 8, 64, 16}, {64, 4, 16, 4}, {48, 5, 11, 0}, {16, 1, 1, 16},
-          {32, 32, 32, 3}, {100, 3, 100, 1}}) {
+         {std::array<std::int64_t, 4>{512, 8, 64, 16},
+          {64, 4, 16, 4},
+          {48, 5, 11, 0},
+          {16, 1, 1, 16},
+          {32, 32, 32, 3},
+          {100, 3, 100, 1}}) {
       IndexOptions o;
       o.segment = segment, o.cluster = cluster, o.group = group, o.sinks = sinks;
       const Data data(cache(3 * segment + 7, 19, type));

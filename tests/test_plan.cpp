@@ -147,8 +147,7 @@ TEST_P(PlanMethod, WholeBudgetIsDense) {
     o.plan.standins = static_cast<StandIns>(draw(random, 0, 2));
     o.index = small_index();
     o.causal = c.causal;
-    const Report report =
-        attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o);
+    const Report report = attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o);
     EXPECT_EQ(report.counters.keys, report.counters.visible);
     EXPECT_EQ(report.counters.standins, 0);
     expect_near_dense(data);
@@ -185,7 +184,8 @@ TEST(PlanChoice, TopKTakesTheBestScores) {
       ++sparse;
       const std::int64_t before = c.causal ? see.end(tile.first) - s.options.window : end;
       const std::int64_t local = before / 512 * 512;
-      const auto head = static_cast<std::size_t>(tile.batch * c.h_kv + tile.head / (c.h_q / c.h_kv));
+      const auto head =
+          static_cast<std::size_t>(tile.batch * c.h_kv + tile.head / (c.h_q / c.h_kv));
       const std::span<const float> scores(s.scores.data() + head * static_cast<std::size_t>(c.n_kv),
                                           static_cast<std::size_t>(c.n_kv));
       EXPECT_EQ(std::set<std::int64_t>(reads.keys.begin(), reads.keys.end()),
@@ -224,7 +224,8 @@ TEST(PlanChoice, RoutedTakesTheClustersThatAQueryWantsMost) {
           ASSERT_EQ(reads.ranges.size(), 2u);
           std::vector<reference::Entry> read;  // the sinks, and every eighth key of the window
           for (std::int64_t j = 0; j < 4; ++j) read.push_back({p.k.row(0, h, j), nullptr, 0});
-          for (std::int64_t j = reads.ranges[1].begin; j < data.visibility().end(tile.first); j += 8) {
+          for (std::int64_t j = reads.ranges[1].begin; j < data.visibility().end(tile.first);
+               j += 8) {
             read.push_back({p.k.row(0, h, j), nullptr, std::log(8.0)});
           }
           std::vector<std::int64_t> nodes;

@@ -38,7 +38,8 @@ TEST(Score, AgreesWithTheOracle) {
           Storage k(type, {2, 2, 310, d}, Order::kTokens);
           std::mt19937_64 random(static_cast<std::uint64_t>(d * n));
           k.fill_normal(random);
-          for (std::int64_t i = 0; i < 310; ++i) k.set(1, 1, i, 0, 3 + k.get(1, 1, i, 0));  // a mean
+          for (std::int64_t i = 0; i < 310; ++i)
+            k.set(1, 1, i, 0, 3 + k.get(1, 1, i, 0));  // a mean
           ScoreOptions o;
           o.fit = fit;
           const std::int64_t used = fit > 0 ? fit : n;
@@ -188,9 +189,12 @@ TEST(Score, BadKeysComeFirstAndLeaveTheOthersAlone) {
       k.set(0, 0, 33, 4, bad);
       const auto dirty = score(k, 200, o);
       for (std::size_t i = 0; i < 400; ++i) {
-        if (i == 33) EXPECT_EQ(dirty[i], kInf);
-        else if (i < 200) EXPECT_TRUE(std::isfinite(dirty[i])) << i;
-        else EXPECT_EQ(dirty[i], clean[i]) << i;
+        if (i == 33)
+          EXPECT_EQ(dirty[i], kInf);
+        else if (i < 200)
+          EXPECT_TRUE(std::isfinite(dirty[i])) << i;
+        else
+          EXPECT_EQ(dirty[i], clean[i]) << i;
       }
     }
   }

@@ -151,24 +151,28 @@ Content make_content(const Text& text, std::int64_t n, std::int64_t d, std::uint
   return out;
 }
 
-std::int64_t pick_target(const Text& text, std::int64_t i, Random& random) {
-  const double p = random.uniform();
-  if (p < 0.6) {
-    const auto& same = text.tokens_of_topic[at(text.topic[at(i)])];
-    const auto before = std::upper_bound(same.begin(), same.end(), i) - same.begin();
-    return same[at(random.below(before))];  // i itself is one of them
-  }
-  return p < 0.8 ? i - random.below(std::min<std::int64_t>(i + 1, 512)) : random.below(i + 1);
+/// Which earlier key a query looks for. `last` is the one before: passages are read on.
+std::int64_t pick_target(const Text& text, std::int64_t i, std::int64_t last, Random& random) {
+  if (last >= 0 && random.uniform() < 0.7) return last + 1;
+  // Distances are spread evenly on a logarithmic scale, among the keys of the topic or among all.
+  const auto back = [&](std::int64_t n) {
+    const double distance = std::exp(random.uniform() * std::log(static_cast<double>(n) + 1)) - 1;
+    return n - 1 - std::clamp<std::int64_t>(static_cast<std::int64_t>(distance), 0, n - 1);
+  };
+  if (random.uniform() < 0.3) return back(i + 1);
+  const auto& same = text.tokens_of_topic[at(text.topic[at(i)])];
+  return same[at(back(std::upper_bound(same.begin(), same.end(), i) - same.begin()))];
 }
 
 struct Pull {
   float sharpness = 1, sinks = 0;
 };
 
-/// A query before it is scaled, after RoPE.
+/// A query before it is scaled, after RoPE. `last` is its predecessor's target and becomes its own.
 void make_query(const Text& text, const Content& content, const Rope& rope, std::int64_t d,
-                std::int64_t i, Random& random, float* x) {
-  const float* target = content.rows.data() + pick_target(text, i, random) * d;
+                std::int64_t i, std::int64_t& last, Random& random, float* x) {
+  last = pick_target(text, i, last, random);
+  const float* target = content.rows.data() + last * d;
   for (std::int64_t j = 0; j < d; ++j) x[j] = target[j] + 0.5f * random.normal();
   float along = 0;
   for (std::int64_t j = 0; j < d; ++j) along += x[j] * content.u[at(j)];
@@ -205,7 +209,8 @@ Pull calibrate(const Text& text, const Content& content, const Rope& rope, std::
   std::vector<float> x(at(d));
   for (std::int64_t s = 0; s < kSamples; ++s) {
     const std::int64_t i = n - 1 - s * (n / 4 / kSamples);
-    make_query(text, content, rope, d, i, random, x.data());
+    std::int64_t last = -1;
+    make_query(text, content, rope, d, i, last, random, x.data());
     auto& row = logits.emplace_back();
     for (std::int64_t k = std::min(kSinks, i); k <= i; ++k)
       row.push_back(scale * dot(x.data(), keys.data() + k * d, d));
@@ -286,8 +291,9 @@ Data Data::topics(const Shape& shape, prescore::Executor& executor, std::uint64_
                                         0.7f * random.normal());
       } else {
         const std::int64_t h = kv * group + task - 2;
+        std::int64_t last = -1;
         for (std::int64_t i = 0; i < n; ++i) {
-          make_query(text, content, rope, d, i, random, x.data());
+          make_query(text, content, rope, d, i, last, random, x.data());
           for (std::int64_t j = 0; j < d; ++j)
             prescore::store_element(out.q_.data(), shape.dtype, (h * n + i) * d + j,
                                     pull.sharpness * x[at(j)] + pull.sinks * content.u[at(j)]);

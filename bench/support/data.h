@@ -5,8 +5,9 @@
 //   key    = 0.8 topic centre + 0.6 word + 0.5 noise, without its part along a direction u, and then
 //            RoPE by position on the first half of the channels (base 10,000);
 //   sinks  = the first 16 keys: 4 sqrt(d) u, four times the norm of the others;
-//   query  = the content of one earlier key (with probability 0.6 of the same topic, 0.2 of the last
-//            512, else any) + 0.5 noise, times `sharpness`, + `sink_pull` u, RoPE by its own position;
+//   query  = the content of one earlier key + 0.5 noise, times `sharpness`, + `sink_pull` u, RoPE by
+//            its own position. The key is the one after its predecessor's (probability 0.7: passages
+//            are read on), else one of the same topic (0.7) or any (0.3), distances log-uniform;
 //   value  = 0.7 topic value + 0.7 noise.
 // `sharpness` is set so that at 8,192 keys the best 4 % of the keys of a query hold 85 % of its
 // attention outside the sinks, `sink_pull` so that the sinks hold a quarter of all. u lies in the

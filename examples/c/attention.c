@@ -1,5 +1,6 @@
 /* prescore from C: attention over a cache that grows, with an index that lives from call to call.
- *   cc attention.c -lprescore -lstdc++ -lm -o attention     (an installed prescore, with its oneTBB) */
+ *   cc attention.c -lprescore -lstdc++ -lm -o attention     (an installed prescore, with its
+ * oneTBB) */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

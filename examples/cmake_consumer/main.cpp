@@ -1,5 +1,5 @@
-// Attention over 8,192 keys, once over all of them and once over the 1,024 that matter most, and how
-// far the two are apart.
+// Attention over 8,192 keys, once over all of them and once over the 1,024 that matter most, and
+// how far the two are apart.
 #include <cmath>
 #include <cstdio>
 #include <random>

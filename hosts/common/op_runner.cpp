@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "common/keep_tiles.h"
 #include "common/names.h"
 
 namespace prescore::host {
@@ -80,11 +81,13 @@ void OpRunner::note_error(const std::string& text) {
 }
 
 void OpRunner::run(ggml_tensor* dst, const FlashParams& params, int ith, int nth) noexcept {
+  const KeepTiles keep;
   TeamExecutor& executor = team(nth);
   executor.join(ith, [&] { run(dst, params, executor); });
 }
 
 bool OpRunner::run(ggml_tensor* dst, const FlashParams& params, Executor& executor) noexcept {
+  const KeepTiles keep;
   const auto start = Clock::now();
   bool ok = true;
   try {

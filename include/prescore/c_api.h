@@ -1,6 +1,8 @@
-/* prescore from C, or from any language that calls C. Needs nothing but this header and the library.
+/* prescore from C, or from any language that calls C. Needs nothing but this header and the
+ * library.
  *
- * Every function that can fail returns a prescore_status; prescore_last_error() then has one sentence
+ * Every function that can fail returns a prescore_status; prescore_last_error() then has one
+ * sentence
  * "[stage] what, got X, want Y" for the calling thread. Nothing throws and nothing aborts.
  *
  * Structs that may grow begin with struct_size. Fill them with their _init function (or take the
@@ -55,7 +57,8 @@ enum {
 /* prescore_options.compute */
 enum { PRESCORE_COMPUTE_AUTO = 0, PRESCORE_COMPUTE_F32 = 1, PRESCORE_COMPUTE_BF16 = 2 };
 
-/* A tensor [b, h, n, d], strides in elements. The last axis is contiguous, no stride is negative. */
+/* A tensor [b, h, n, d], strides in elements. The last axis is contiguous, no stride is negative.
+ */
 typedef struct prescore_tensor {
   const void* data;
   int32_t dtype;
@@ -92,14 +95,14 @@ typedef struct prescore_options {
   int32_t standins;
   int32_t score;
   int32_t compute;
-  int32_t causal;  /* 1: query i sees keys [0, n_kv - n_q + i] */
-  int32_t threads; /* 0: all */
-  float scale;     /* factor on q.k; 0: 1 / sqrt(d) */
+  int32_t causal;      /* 1: query i sees keys [0, n_kv - n_q + i] */
+  int32_t threads;     /* 0: all */
+  float scale;         /* factor on q.k; 0: 1 / sqrt(d) */
   float standin_share; /* share of the attention from which a node stands in (STANDINS_AUTO) */
-  int64_t budget;  /* most keys one query reads: sinks, window and far keys together */
+  int64_t budget;      /* most keys one query reads: sinks, window and far keys together */
   int64_t sinks;
   int64_t window;
-  int64_t tile;    /* queries that choose together, a multiple of 16 */
+  int64_t tile; /* queries that choose together, a multiple of 16 */
   int64_t open_groups;
   int64_t open_segments;
   int64_t route_stride;
@@ -111,15 +114,15 @@ typedef struct prescore_options {
 /* What happened in a call. Set struct_size (or use prescore_report_init) before it. */
 typedef struct prescore_report {
   size_t struct_size;
-  int32_t method;    /* the one taken: what auto chose */
-  int64_t queries;   /* (batch, head, query) triples */
-  int64_t visible;   /* keys that dense attention reads */
-  int64_t keys;      /* keys read */
-  int64_t standins;  /* stand-ins read */
-  int64_t products;  /* routing products */
+  int32_t method;                            /* the one taken: what auto chose */
+  int64_t queries;                           /* (batch, head, query) triples */
+  int64_t visible;                           /* keys that dense attention reads */
+  int64_t keys;                              /* keys read */
+  int64_t standins;                          /* stand-ins read */
+  int64_t products;                          /* routing products */
   double index_s, plan_s, attend_s, total_s; /* seconds; plan and attend summed over workers */
-  char isa[32];      /* kernel used */
-  char reason[256];  /* why auto chose it */
+  char isa[32];                              /* kernel used */
+  char reason[256];                          /* why auto chose it */
 } prescore_report;
 
 typedef struct prescore_index prescore_index; /* opaque */
@@ -152,9 +155,9 @@ PRESCORE_API prescore_status prescore_attention(const prescore_tensor* q, const 
                                                 const prescore_options* options,
                                                 prescore_report* report);
 
-/* The same with an index that lives from call to call and is extended where the method needs it, and
- * with the position of each query (n_q of them, non-decreasing; query i sees keys [0, position[i]]).
- * Either may be null. Not from two threads with the same index. */
+/* The same with an index that lives from call to call and is extended where the method needs it,
+ * and with the position of each query (n_q of them, non-decreasing; query i sees keys [0,
+ * position[i]]). Either may be null. Not from two threads with the same index. */
 PRESCORE_API prescore_status prescore_attention_indexed(
     const prescore_tensor* q, const prescore_tensor* k, const prescore_tensor* v,
     const int32_t* positions, prescore_index* index, const prescore_output* out,

@@ -99,7 +99,7 @@ struct PlanOptions {
   std::int64_t window = 128;
   /// Queries that choose together and are computed together, a multiple of 16. Tiles begin at
   /// absolute positions that are multiples of it, so that chunked prefill plans the same.
-  std::int64_t tile = 64;
+  std::int64_t tile = 128;
   Routing routing = Routing::kTile;
   StandIns standins = StandIns::kAuto;
   /// Share of a query's whole attention, averaged over its tile, from which a node stands in.
@@ -109,7 +109,7 @@ struct PlanOptions {
   /// Keys whose segments (level 2) are opened into groups; 0: all.
   std::int64_t open_segments = 0;
   /// Only every n-th query of a tile takes part in routing.
-  std::int64_t route_stride = 2;
+  std::int64_t route_stride = 4;
   Score score = Score::kLeverage;
   std::uint64_t seed = 0;
 };

@@ -28,8 +28,11 @@ void check_qkv(const Tensor& tq, const Tensor& tk, const Tensor& tv) {
   constexpr std::int64_t kMost = std::int64_t{1} << 31;  // positions and key ids have 32 bits
   check(q[2] < kMost && k[2] < kMost, "attend", "queries or keys", std::max(q[2], k[2]),
         "below 2^31");
+  constexpr std::int64_t kRows = std::int64_t{1} << 40;  // so that no sum of bytes overflows
   check(q[0] < kMost && q[1] < kMost && q[0] * q[1] < kMost, "attend", "batch times heads of q",
         std::max(q[0], q[1]), "below 2^31");
+  check(q[0] * q[1] * std::max(q[2], k[2]) < kRows, "attend", "rows of q or k",
+        q[0] * q[1] * std::max(q[2], k[2]), "below 2^40 over all heads");
   if (tk.dtype != tv.dtype) fail("attend", "dtypes of k and v", "different ones", "the same");
 }
 

@@ -119,6 +119,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Options& options, int threads) {
   check_qkv(q, k, v);
   check_plan_options(options.plan);
+  const KeyIndex shape(options.index);
   Method method = options.plan.method;
   if (method == Method::kAuto)
     method = choose_method(q.shape[2], k.shape[2], q.shape[3], options.plan).method;
@@ -130,9 +131,11 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   const std::int64_t nodes_a_tile = k.shape[2] / options.index.cluster + 1;
   std::int64_t worker = TileRunner::bytes(lanes, d, d_v) + 64 * 1024 +
                         8 * std::min(options.plan.budget, k.shape[2]);
-  std::int64_t shared = (q.shape[2] / 16 + 2) * q.shape[0] * q.shape[1] * 32;  // list of tiles
+  const std::int64_t tile = method == Method::kDense                        ? 16
+                            : options.plan.routing == Routing::kStrict ? 1
+                                                                       : options.plan.tile;
+  std::int64_t shared = (q.shape[2] / tile + 2) * (q.shape[0] * q.shape[1] * 32 + 16);  // tiles
   if (method == Method::kRouted) {
-    const KeyIndex shape(options.index);
     const std::int64_t segments = k.shape[2] / options.index.segment;
     const std::int64_t node = d * size_of(k.dtype) + d_v * size_of(v.dtype) + 4;
     shared += heads * segments *

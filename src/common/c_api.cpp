@@ -285,8 +285,7 @@ prescore_status prescore_workspace_bytes(const prescore_tensor* q, const prescor
   return guarded([&] {
     given(bytes, "bytes");
     const Options o = to_options(options);
-    *bytes = workspace_bytes(to_tensor(q, "q"), to_tensor(k, "k"), to_tensor(v, "v"), o,
-                             o.threads);
+    *bytes = workspace_bytes(to_tensor(q, "q"), to_tensor(k, "k"), to_tensor(v, "v"), o, o.threads);
   });
 }
 

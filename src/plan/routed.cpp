@@ -38,10 +38,10 @@ struct Scratch {
   Candidates read;  // keys that are read anyway
   Buffer<float> query, score, read_score, dot;
   Buffer<std::byte> packed;
-  std::vector<float> mean, peak, sum, total;  // of rows; of lanes
+  std::vector<float> mean;                         // of candidates
+  std::vector<float> peak, sum, far_total, total;  // of lanes
   std::vector<std::uint32_t> rank;
   std::int64_t lanes = 0;  // queries that route; 0: not loaded yet
-  bool fitted = false;     // `total` is known
 };
 
 // Every kSample-th key of the window takes part in the estimate of a query's whole attention.
@@ -70,7 +70,6 @@ class RoutedPlanner final : public Planner {
     if (x.all()) return;
     Scratch& s = scratch_[static_cast<std::size_t>(worker)];
     s.lanes = 0;
-    s.fitted = false;
     descend(tile, index_.head(tile.batch, tile.head / (in_.q.shape[1] / index_.h)), x, s, out);
   }
 
@@ -173,13 +172,14 @@ class RoutedPlanner final : public Planner {
     out.nodes.resize(static_cast<std::size_t>(stand_in - out.nodes.data()));
   }
 
-  // s.rank and s.mean <- the share of attention that each candidate would get, for the query that
-  // wants it most and on average over the queries that route. The first estimate of a tile also sees
-  // the sinks and a sample of the window, so that shares are of the whole attention. Returns the
-  // number of products.
+  // s.rank <- how much the query that wants a candidate most would attend to it, among the candidates:
+  // every query has the same say, however little it looks far back. s.mean <- its share of the whole
+  // attention, averaged over the queries; the whole is estimated at the first level of a tile, from
+  // its candidates, the sinks and a sample of the window. Returns the number of products.
   std::int64_t estimate(const Tile& tile, const Layout& x, const Candidates& c, float worth,
                         Scratch& s) const {
-    if (s.lanes == 0) load_queries(tile, s);
+    const bool first = s.lanes == 0;
+    if (first) load_queries(tile, s);
     const auto n = static_cast<int>(c.row.size()), lanes = static_cast<int>(s.lanes);
     const auto vecs = static_cast<int>(round_up(lanes, kLanes) / kLanes);
     s.rank.resize(static_cast<std::size_t>(n));
@@ -187,19 +187,24 @@ class RoutedPlanner final : public Planner {
     const std::ptrdiff_t s_vec = round_up(n, kernels_.block_multiple) * kLanes;
     float* score = s.score.reserve(vecs * s_vec);
     const float scale = in_.scale * 1.44269504f;
-    std::int64_t products = c.row.size() * static_cast<std::size_t>(lanes);
+    std::int64_t products = std::int64_t{n} * lanes;
 
     // In pieces whose scores are still in cache when their total is taken.
     constexpr int kPiece = 128;
-    const bool fit = !s.fitted;
+    std::fill(s.peak.begin(), s.peak.end(), tile::kEmptyMax);
+    std::fill(s.sum.begin(), s.sum.end(), 0.0f);
     for (int j = 0; j < n; j += kPiece) {
       const int rows = std::min(kPiece, n - j);
       multiply(c, j, rows, vecs, score + j * kLanes, s_vec, s);
-      if (fit)
-        rows_.add_totals(score + j * kLanes, s_vec, rows, lanes, scale, c.weight.data() + j,
-                         s.peak.data(), s.sum.data());
+      rows_.add_totals(score + j * kLanes, s_vec, rows, lanes, scale, c.weight.data() + j,
+                       s.peak.data(), s.sum.data());
     }
-    if (fit) {
+    const auto take_total = [&](std::vector<float>& total) {
+      for (std::size_t i = 0; i < static_cast<std::size_t>(lanes); ++i)
+        total[i] = s.peak[i] + std::log2(s.sum[i]);
+    };
+    take_total(s.far_total);
+    if (first) {
       add_read_keys(tile, x, s.read);
       load_block(s.read);
       const auto rows = static_cast<int>(s.read.row.size());
@@ -208,13 +213,11 @@ class RoutedPlanner final : public Planner {
       multiply(s.read, 0, rows, vecs, read, read_vec, s);
       rows_.add_totals(read, read_vec, rows, lanes, scale, s.read.weight.data(), s.peak.data(),
                        s.sum.data());
-      for (std::size_t i = 0; i < static_cast<std::size_t>(lanes); ++i)
-        s.total[i] = s.peak[i] + std::log2(s.sum[i]);
-      products += rows * lanes;
-      s.fitted = true;
+      take_total(s.total);
+      products += std::int64_t{rows} * lanes;
     }
-    rows_.rank_rows(score, s_vec, n, lanes, scale, c.weight.data(), s.total.data(), worth,
-                    s.rank.data(), s.mean.data());
+    rows_.rank_rows(score, s_vec, n, lanes, scale, c.weight.data(), s.far_total.data(),
+                    s.total.data(), worth, s.rank.data(), s.mean.data());
     return products;
   }
 
@@ -255,6 +258,7 @@ class RoutedPlanner final : public Planner {
     const std::int64_t lanes_pad = round_up(s.lanes, kLanes);
     s.peak.assign(static_cast<std::size_t>(lanes_pad), tile::kEmptyMax);
     s.sum.assign(static_cast<std::size_t>(lanes_pad), 0.0f);
+    s.far_total.assign(static_cast<std::size_t>(lanes_pad), 0.0f);
     s.total.assign(static_cast<std::size_t>(lanes_pad), 0.0f);
     float* q = s.query.reserve(lanes_pad * d_pad_);
     std::fill_n(q, lanes_pad * d_pad_, 0.0f);

@@ -54,8 +54,8 @@ Array load(const Tensor& t) {
   return out;
 }
 
-double attend_row(const double* q, std::span<const Entry> entries, std::int64_t d,
-                  std::int64_t d_v, double scale, double* o) {
+double attend_row(const double* q, std::span<const Entry> entries, std::int64_t d, std::int64_t d_v,
+                  double scale, double* o) {
   std::fill(o, o + d_v, 0.0);
   std::vector<double> logits;
   double top = -kInf;
@@ -167,9 +167,8 @@ void for_each_row(const Problem& p, const Plan& plan, bool shared_by_group, cons
 }
 
 Result attend(const Problem& p, const Plan& plan, bool shared_by_group, const KeyIndex* index) {
-  return attend_rows(p, [&](const VisitRow& visit) {
-    for_each_row(p, plan, shared_by_group, index, visit);
-  });
+  return attend_rows(
+      p, [&](const VisitRow& visit) { for_each_row(p, plan, shared_by_group, index, visit); });
 }
 
 Result merge(const Result& x, const Result& y) {

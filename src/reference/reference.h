@@ -47,8 +47,8 @@ struct Entry {
 };
 
 /// Attention of one query over `entries`; writes o [d_v], returns the log-sum-exp.
-double attend_row(const double* q, std::span<const Entry> entries, std::int64_t d,
-                  std::int64_t d_v, double scale, double* o);
+double attend_row(const double* q, std::span<const Entry> entries, std::int64_t d, std::int64_t d_v,
+                  double scale, double* o);
 
 /// Output and lse [b, h_q, n_q] of every query.
 struct Result {
@@ -63,8 +63,8 @@ struct Problem {
 };
 
 /// Called for each query (b, h, i) with what enters its softmax.
-using VisitRow = std::function<void(std::int64_t b, std::int64_t h, std::int64_t i,
-                                    std::span<const Entry>)>;
+using VisitRow =
+    std::function<void(std::int64_t b, std::int64_t h, std::int64_t i, std::span<const Entry>)>;
 
 /// Every query over all the keys it may see, with the additive mask if there is one.
 void for_each_row(const Problem&, const VisitRow&);
@@ -94,8 +94,7 @@ Result merge(const Result&, const Result&);
 std::vector<double> key_norms(std::span<const double> keys, std::int64_t d);
 std::vector<double> ridge_leverage(std::span<const double> keys, std::int64_t d, double ridge,
                                    std::int64_t fit);
-std::vector<double> key_difference(std::span<const double> keys, std::int64_t d,
-                                   std::int64_t fit);
+std::vector<double> key_difference(std::span<const double> keys, std::int64_t d, std::int64_t fit);
 /// Distance of each key to the mean of its own cluster.
 std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int64_t d,
                                          std::span<const std::int64_t> cluster);
@@ -115,8 +114,8 @@ double adjusted_rand(std::span<const std::int64_t> a, std::span<const std::int64
 std::set<std::int64_t> window_keys(std::int64_t end, std::int64_t sinks, std::int64_t budget);
 
 /// The `count` keys of [begin, end) with the highest score; ties go to the lower id.
-std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin,
-                                std::int64_t end, std::int64_t count);
+std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin, std::int64_t end,
+                                std::int64_t count);
 
 /// Estimated shares of attention, each query's total being taken over `nodes` with their counts and
 /// over `read`, the keys that are read anyway.

@@ -90,8 +90,7 @@ std::vector<double> ridge_leverage(std::span<const double> keys, std::int64_t d,
   return out;
 }
 
-std::vector<double> key_difference(std::span<const double> keys, std::int64_t d,
-                                   std::int64_t fit) {
+std::vector<double> key_difference(std::span<const double> keys, std::int64_t d, std::int64_t fit) {
   std::vector<double> mean(static_cast<std::size_t>(d));
   const std::vector<double> norm = key_norms(keys, d);
   for (std::size_t i = 0; i < static_cast<std::size_t>(fit); ++i) {
@@ -156,8 +155,8 @@ std::set<std::int64_t> window_keys(std::int64_t end, std::int64_t sinks, std::in
   return keys;
 }
 
-std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin,
-                                std::int64_t end, std::int64_t count) {
+std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin, std::int64_t end,
+                                std::int64_t count) {
   std::vector<std::int64_t> order;
   for (std::int64_t j = begin; j < end; ++j) order.push_back(j);
   std::ranges::stable_sort(order, [&](std::int64_t x, std::int64_t y) {
@@ -196,7 +195,8 @@ std::set<std::int64_t> routed_nodes(std::span<const double> shares, const KeyInd
                                     std::span<const std::int64_t> nodes, std::int64_t far_keys) {
   std::vector<std::size_t> order(nodes.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, [&](std::size_t x, std::size_t y) { return shares[x] > shares[y]; });
+  std::ranges::stable_sort(order,
+                           [&](std::size_t x, std::size_t y) { return shares[x] > shares[y]; });
   std::set<std::int64_t> chosen;
   std::int64_t keys = 0;
   for (const std::size_t i : order) {

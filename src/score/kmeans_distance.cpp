@@ -98,7 +98,8 @@ class KMeans {
   }
 
   std::int64_t uniform(double u) const {
-    return std::min(keys_.fit() - 1, static_cast<std::int64_t>(u * static_cast<double>(keys_.fit())));
+    return std::min(keys_.fit() - 1,
+                    static_cast<std::int64_t>(u * static_cast<double>(keys_.fit())));
   }
 
   // A key with probability proportional to its squared distance; `mass` is that sum by chunk.
@@ -127,7 +128,7 @@ class KMeans {
   Executor& executor_;
   std::vector<std::int32_t> nearest_;
   std::vector<float> distance2_;
-  RowsF centroids_;            // around mean_
+  RowsF centroids_;  // around mean_
   Eigen::RowVectorXf mean_;
 };
 

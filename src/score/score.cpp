@@ -41,11 +41,11 @@ void score_difference(const HeadKeys& keys, float* out, Executor& executor) {
     const double norm = x.norm();
     return (norm > 0 ? Eigen::RowVectorXd(x / norm) : x).eval();
   };
-  Eigen::RowVectorXd mean = keys.sum(
-      Eigen::RowVectorXd(Eigen::RowVectorXd::Zero(keys.d())), executor,
-      [&](std::int64_t begin, std::int64_t end, Eigen::RowVectorXd& part) {
-        for (std::int64_t i = begin; i < end; ++i) part += direction(i);
-      });
+  Eigen::RowVectorXd mean =
+      keys.sum(Eigen::RowVectorXd(Eigen::RowVectorXd::Zero(keys.d())), executor,
+               [&](std::int64_t begin, std::int64_t end, Eigen::RowVectorXd& part) {
+                 for (std::int64_t i = begin; i < end; ++i) part += direction(i);
+               });
   const double length = mean.norm();
   if (length > 0) mean /= length;
   executor.run(keys.chunks(), [&](std::int64_t c, int) {

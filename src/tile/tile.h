@@ -92,12 +92,13 @@ struct RowKernels {
   /// scale s + weight[j] of n rows. Lane vectors of s are s_vec floats apart.
   void (*add_totals)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
                      const float* weight, float* m, float* l);
-  /// Shares p[j][lane] = 2^(scale s + weight[j] - total[lane]) of n rows: rank[j] orders the rows by
-  /// the largest share over the lanes less the row's own weight (larger is better, NaN is 0), and
-  /// mean[j] is the mean share where the largest exceeds `worth`, else zero.
+  /// Orders n rows and estimates their weight in the whole attention. rank[j] orders by the largest
+  /// scale s - far_total[lane] over the lanes (larger is better, NaN is 0), the largest share of a key
+  /// among its competitors. mean[j] is the mean over the lanes of 2^(scale s + weight[j] - total[lane])
+  /// where it can exceed `worth`, else zero; total >= far_total.
   void (*rank_rows)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
-                    const float* weight, const float* total, float worth, std::uint32_t* rank,
-                    float* mean);
+                    const float* weight, const float* far_total, const float* total, float worth,
+                    std::uint32_t* rank, float* mean);
   /// For each lane the row with the largest s + bias (lowest on ties): s [vecs][n_pad][16].
   void (*argmax)(const float* s, int n, int n_pad, int vecs, const float* bias, std::uint16_t* best);
   /// The smallest key t > 0 for which the counts of all entries with key >= t are within *limit,

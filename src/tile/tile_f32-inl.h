@@ -389,22 +389,23 @@ inline std::uint32_t ordered(float x) {
 }
 
 void rank_rows(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
-               const float* weight, const float* total, float worth, std::uint32_t* rank,
-               float* mean) {
+               const float* weight, const float* far_total, const float* total, float worth,
+               std::uint32_t* rank, float* mean) {
   const D d;
   const V factor = hn::Set(d, scale);
   const float share = 1.0f / static_cast<float>(lanes), log_worth = std::log2(worth);
   const int full = lanes / kN, left = lanes % kN;
-  const auto exponent = [&](int part, int j) {  // less the weight of the row
+  const auto exponent = [&](int part, int j, const float* less) {
     const float* at = s + part / kParts * s_vec + part % kParts * kN + j * kLanes;
-    return hn::MulSub(hn::Load(d, at), factor, hn::LoadU(d, total + part * kN));
+    return hn::MulSub(hn::Load(d, at), factor, hn::LoadU(d, less + part * kN));
   };
   const auto real = hn::FirstN(d, static_cast<std::size_t>(left));
   for (int j = 0; j < n; ++j) {
     V top = hn::Set(d, kMasked);
-    for (int part = 0; part < full; ++part) top = hn::Max(top, exponent(part, j));
+    for (int part = 0; part < full; ++part) top = hn::Max(top, exponent(part, j, far_total));
     if (left > 0)
-      top = hn::Max(top, hn::IfThenElse(real, exponent(full, j), hn::Set(d, kMasked)));
+      top = hn::Max(
+          top, hn::IfThenElse(real, exponent(full, j, far_total), hn::Set(d, kMasked)));
     const float best = hn::GetLane(hn::MaxOfLanes(d, top));
     rank[j] = ordered(best);
     mean[j] = 0.0f;
@@ -412,10 +413,10 @@ void rank_rows(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float sca
     V sum = hn::Zero(d);
     const V w = hn::Set(d, weight[j]);
     for (int part = 0; part < full; ++part)
-      sum = hn::Add(sum, exp2_or_zero<true>(hn::Add(exponent(part, j), w)));
+      sum = hn::Add(sum, exp2_or_zero<true>(hn::Add(exponent(part, j, total), w)));
     if (left > 0)
       sum = hn::Add(sum, hn::IfThenElseZero(
-                             real, exp2_or_zero<true>(hn::Add(exponent(full, j), w))));
+                             real, exp2_or_zero<true>(hn::Add(exponent(full, j, total), w))));
     mean[j] = hn::GetLane(hn::SumOfLanes(d, sum)) * share;
   }
 }

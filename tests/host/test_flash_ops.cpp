@@ -1,9 +1,14 @@
 // Single operations: prescore in the place of ggml's own kernel, against it and a float64 oracle.
 #include <gtest/gtest.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
+#include <array>
 #include <cstdlib>
 #include <ostream>
 
+#include "common/isa.h"
 #include "flash_case.h"
 
 namespace prescore::test {
@@ -166,6 +171,35 @@ TEST(FlashOpsHost, AReusedGraphKeepsItsRewrittenNodeAndModesGiveItBack) {
   EXPECT_EQ(tensors.compute(sched.get(), [&] { host.set_mode(LlamaHost::Mode::kPrescore); }), ours);
   EXPECT_EQ(host.stats().taken, 5);
 }
+
+#if defined(__x86_64__) && defined(PRESCORE_HAVE_AMX)
+using TileConfig = std::array<std::uint8_t, 64>;
+
+__attribute__((target("amx-tile"))) void load_tiles(const TileConfig& c) { _tile_loadconfig(c.data()); }
+__attribute__((target("amx-tile"))) TileConfig stored_tiles() {
+  TileConfig c{};
+  _tile_storeconfig(c.data());
+  return c;
+}
+
+TEST(FlashOpsHost, LeavesTheHostsTileConfigurationAlone) {
+  if (!amx_usable()) GTEST_SKIP() << "no AMX here";
+  alignas(64) TileConfig config{};
+  config[0] = 1;    // palette
+  config[16] = 32;  // bytes a row of tile 0, low byte
+  config[48] = 8;   // rows of tile 0
+  load_tiles(config);
+  FlashTensors tensors({});
+  const Backend cpu = cpu_backend(1);  // on this thread
+  const Scheduler sched = scheduler({cpu.get()});
+  LlamaHost host(dense(Compute::kAuto));
+  host.attach(sched.get());
+  tensors.compute(sched.get());
+  EXPECT_EQ(host.stats().taken, 1);
+  EXPECT_EQ(stored_tiles(), config);
+  load_tiles({});
+}
+#endif
 
 }  // namespace
 }  // namespace prescore::test

@@ -77,12 +77,12 @@ std::string to_string(Method m) {
   return kNames[static_cast<int>(m)];
 }
 std::ostream& operator<<(std::ostream& s, const Case& c) {
-  return s << "b " << c.b << " h_q " << c.h_q << " h_kv " << c.h_kv << " n_q " << c.n_q
-           << " n_kv " << c.n_kv << " d " << c.d << " d_v " << c.d_v << " q "
-           << to_string(c.q_type) << " kv " << to_string(c.kv_type) << " o "
-           << to_string(c.o_type) << " order " << static_cast<int>(c.order) << " causal "
-           << c.causal << " compute " << static_cast<int>(c.compute) << " peak " << c.peak
-           << " seed " << c.seed << " isa " << name_of(chosen_isa());
+  return s << "b " << c.b << " h_q " << c.h_q << " h_kv " << c.h_kv << " n_q " << c.n_q << " n_kv "
+           << c.n_kv << " d " << c.d << " d_v " << c.d_v << " q " << to_string(c.q_type) << " kv "
+           << to_string(c.kv_type) << " o " << to_string(c.o_type) << " order "
+           << static_cast<int>(c.order) << " causal " << c.causal << " compute "
+           << static_cast<int>(c.compute) << " peak " << c.peak << " seed " << c.seed << " isa "
+           << name_of(chosen_isa());
 }
 
 Data::Data(const Case& c)

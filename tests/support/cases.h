@@ -19,7 +19,7 @@ struct Case {
   Order order = Order::kDense;
   bool causal = true;
   Compute compute = Compute::kAuto;
-  double peak = 1;  ///< deviation of the queries: large ones make peaked softmax
+  double peak = 1;   ///< deviation of the queries: large ones make peaked softmax
   double scale = 0;  ///< 0: 1 / sqrt(d)
   std::uint64_t seed = 1;
 };

@@ -35,7 +35,8 @@ Storage::Storage(DType dtype, std::array<std::int64_t, 4> shape, Order order)
   const auto bytes = static_cast<std::size_t>(elements * size_of(dtype));
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   const std::size_t used = (bytes + 256 + page - 1) / page * page;
-  void* map = mmap(nullptr, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* map =
+      mmap(nullptr, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (map == MAP_FAILED) throw std::runtime_error("mmap");
   pages_ = std::shared_ptr<void>(map, [size = used + page](void* p) { munmap(p, size); });
   begin_ = static_cast<unsigned char*>(map);
@@ -45,8 +46,7 @@ Storage::Storage(DType dtype, std::array<std::int64_t, 4> shape, Order order)
   std::memset(begin_, kSentinel, used);
 }
 
-std::int64_t Storage::offset(std::int64_t b, std::int64_t h, std::int64_t i,
-                             std::int64_t c) const {
+std::int64_t Storage::offset(std::int64_t b, std::int64_t h, std::int64_t i, std::int64_t c) const {
   return b * stride_[0] + h * stride_[1] + i * stride_[2] + c * stride_[3];
 }
 
@@ -101,8 +101,7 @@ bool Storage::sentinels_intact() const {
   return true;
 }
 
-bool Storage::same_row(const Storage& other, std::int64_t b, std::int64_t h,
-                       std::int64_t i) const {
+bool Storage::same_row(const Storage& other, std::int64_t b, std::int64_t h, std::int64_t i) const {
   return std::memcmp(data_ + offset(b, h, i, 0) * size_of(dtype_),
                      other.data_ + other.offset(b, h, i, 0) * size_of(dtype_),
                      static_cast<std::size_t>(shape_[3] * size_of(dtype_))) == 0;
