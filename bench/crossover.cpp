@@ -45,7 +45,8 @@ Timing measure(const bench::Data& data, std::int64_t budget, std::int64_t repeat
     if (budget > 0) options.plan.budget = budget;
     options.plan.method = Method::kDense;
     double begin = bench::now();
-    const Counters c = attention(q, data.k(), data.v(), v, nullptr, out, options, executor).counters;
+    const Counters c =
+        attention(q, data.k(), data.v(), v, nullptr, out, options, executor).counters;
     dense.add((bench::now() - begin) * all / static_cast<double>(c.visible));
     options.plan.method = Method::kRouted;
     begin = bench::now();
@@ -68,10 +69,11 @@ void run(const Args& args) {
   const std::int64_t budget = args.number("--budget", 0);
   const std::int64_t shown = budget > 0 ? budget : PlanOptions{}.budget;
   std::vector<bench::Row> rows;
-  std::printf("budget %lld, seconds for a whole causal prefill of one layer\n%-12s %4s %2s %6s %10s "
-              "%10s %10s %8s\n",
-              static_cast<long long>(shown), "isa", "d", "G", "keys", "dense s", "routed s",
-              "index s", "gain");
+  std::printf(
+      "budget %lld, seconds for a whole causal prefill of one layer\n%-12s %4s %2s %6s %10s "
+      "%10s %10s %8s\n",
+      static_cast<long long>(shown), "isa", "d", "G", "keys", "dense s", "routed s", "index s",
+      "gain");
   for (const std::string& isa : args.list("--isa", levels)) {
     set_isa_for_testing(isa.c_str());
     for (const std::int64_t d : {64, 128}) {
@@ -85,13 +87,21 @@ void run(const Args& args) {
           const bench::Data data = bench::Data::topics(shape, *executor);
           const Timing t = measure(data, budget, args.number("--repeats", 3), *executor);
           const double gain = t.dense / t.routed;
-          if (gain <= 1) first = 0, below = shape.n;
-          else if (first == 0) first = shape.n;
+          if (gain <= 1)
+            first = 0, below = shape.n;
+          else if (first == 0)
+            first = shape.n;
           rows.push_back(bench::Row()
-                             .add("isa", isa).add("d", d).add("group", group).add("n", shape.n)
-                             .add("budget", shown).add("threads", executor->width())
-                             .add("dense_s", t.dense).add("routed_s", t.routed)
-                             .add("index_s", t.index).add("gain", gain));
+                             .add("isa", isa)
+                             .add("d", d)
+                             .add("group", group)
+                             .add("n", shape.n)
+                             .add("budget", shown)
+                             .add("threads", executor->width())
+                             .add("dense_s", t.dense)
+                             .add("routed_s", t.routed)
+                             .add("index_s", t.index)
+                             .add("gain", gain));
           std::printf("%-12s %4lld %2lld %6lld %10.4f %10.4f %10.4f %8.2f\n", isa.c_str(),
                       static_cast<long long>(d), static_cast<long long>(group),
                       static_cast<long long>(shape.n), t.dense, t.routed, t.index, gain);

@@ -1,6 +1,6 @@
 // Memory of one routed call beyond K, V and outputs: what the library says (KeyIndex::bytes and
-// workspace_bytes) and what the process really took: its largest resident size during the call, less
-// that before it.
+// workspace_bytes) and what the process really took: its largest resident size during the call,
+// less that before it.
 //
 //   memory [--n 131072] [--packed] [--threads 0] [--json FILE]
 #include <fstream>
@@ -65,18 +65,21 @@ void run(const bench::Args& args) {
   const std::int64_t said =
       workspace_bytes(data.q(), data.k(), data.v(), options, executor->width());
 
-  const auto part = [&](std::int64_t x) { return static_cast<double>(x) / static_cast<double>(kv); };
+  const auto part = [&](std::int64_t x) {
+    return static_cast<double>(x) / static_cast<double>(kv);
+  };
   bench::Row row;
   row.add("part", "memory").add("n", shape.n).add("packed", options.index.packed);
   row.add("budget", options.plan.budget).add("threads", executor->width());
   row.add("kv_bytes", kv).add("index_bytes", said_index).add("workspace_bytes", said);
   row.add("rss_growth_bytes", grown).add("index_share", part(said_index));
   row.add("workspace_share", part(said)).add("rss_growth_share", part(grown));
-  std::printf("%lld keys%s: K + V %.1f MiB; index %.1f MiB (%.1f %%); index and workspace %.1f MiB "
-              "(%.1f %%) as reported; resident memory grew by %.1f MiB (%.1f %%)\n",
-              static_cast<long long>(shape.n), options.index.packed ? ", packed copy" : "", mebi(kv),
-              mebi(said_index), 100 * part(said_index), mebi(said), 100 * part(said), mebi(grown),
-              100 * part(grown));
+  std::printf(
+      "%lld keys%s: K + V %.1f MiB; index %.1f MiB (%.1f %%); index and workspace %.1f MiB "
+      "(%.1f %%) as reported; resident memory grew by %.1f MiB (%.1f %%)\n",
+      static_cast<long long>(shape.n), options.index.packed ? ", packed copy" : "", mebi(kv),
+      mebi(said_index), 100 * part(said_index), mebi(said), 100 * part(said), mebi(grown),
+      100 * part(grown));
   if (!bench::write_rows(args.text("--json", ""), {row}))
     throw std::runtime_error("cannot write " + args.text("--json", ""));
 }

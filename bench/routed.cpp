@@ -65,8 +65,7 @@ double difference(const Output& routed, const Output& dense, const bench::Slice&
 class Bench {
  public:
   Bench(const Args& args)
-      : args_(args),
-        executor_(make_executor(static_cast<int>(args.number("--threads", 0)))),
+      : args_(args), executor_(make_executor(static_cast<int>(args.number("--threads", 0)))),
         repeats_(args.number("--repeats", 5)) {}
 
   void at(std::int64_t n);
@@ -87,11 +86,12 @@ void Bench::time(Case& c, const bench::Slice& slice, Output& whole, Output& part
   if (c.sliced) {
     Visibility v;
     v.n_q = slice.q.shape[2], v.n_kv = c.data->shape().n, v.positions = slice.positions;
-    c.last = attention(slice.q, c.data->k(), c.data->v(), v, nullptr, part.state, c.options,
-                       *executor_).counters;
+    c.last =
+        attention(slice.q, c.data->k(), c.data->v(), v, nullptr, part.state, c.options, *executor_)
+            .counters;
   } else {
-    c.last = attention(c.data->q(), c.data->k(), c.data->v(), whole.state, c.options,
-                       *executor_).counters;
+    c.last = attention(c.data->q(), c.data->k(), c.data->v(), whole.state, c.options, *executor_)
+                 .counters;
   }
   const double n = static_cast<double>(c.data->shape().n);
   const double all = n * (n + 1) / 2 * static_cast<double>(c.data->shape().h_q);
@@ -108,15 +108,16 @@ void Bench::at(std::int64_t n) {
   const Data topics = Data::topics(shape, *executor_);
   const Data gaussian = Data::gaussian(shape, *executor_);
   const bench::Spread spread = topics.spread();
-  std::printf("  attention: sinks %.0f %%; of the rest the best 1 %% of keys hold %.0f %%, "
-              "the best 4 %% %.0f %%\n",
-              100 * spread.sinks, 100 * spread.best_1pc, 100 * spread.best_4pc);
+  std::printf(
+      "  attention: sinks %.0f %%; of the rest the best 1 %% of keys hold %.0f %%, "
+      "the best 4 %% %.0f %%\n",
+      100 * spread.sinks, 100 * spread.best_1pc, 100 * spread.best_4pc);
   const bench::Slice slice = take_slice(topics, kParts, kStretch);
   const bench::Slice gaussian_slice = take_slice(gaussian, kParts, kStretch);
 
   std::vector<Case> cases;
-  const auto add = [&](const std::string& name, const Data& data, Method method, std::int64_t budget,
-                       bool packed) -> Case& {
+  const auto add = [&](const std::string& name, const Data& data, Method method,
+                       std::int64_t budget, bool packed) -> Case& {
     Case& c = cases.emplace_back();
     c.name = name, c.data = &data, c.data_name = &data == &topics ? "topics" : "gaussian";
     c.options.plan.method = method;
@@ -129,10 +130,12 @@ void Bench::at(std::int64_t n) {
   for (const std::string& text : args_.list("--budgets", "0,1024")) {
     const std::int64_t b = std::atoll(text.c_str());
     const std::int64_t budget = b > 0 ? b : PlanOptions{}.budget;
-    if (std::find(budgets.begin(), budgets.end(), budget) == budgets.end()) budgets.push_back(budget);
+    if (std::find(budgets.begin(), budgets.end(), budget) == budgets.end())
+      budgets.push_back(budget);
   }
   for (const bool packed : {false, true})
-    for (const std::int64_t budget : budgets) add("routed", topics, Method::kRouted, budget, packed);
+    for (const std::int64_t budget : budgets)
+      add("routed", topics, Method::kRouted, budget, packed);
   add("routed", gaussian, Method::kRouted, budgets.front(), false);
 
   Output whole(shape, n), part(shape, slice.q.shape[2]);
@@ -198,14 +201,15 @@ void Bench::report(const Case& c, const Case& dense, double error) {
                 c.sliced ? "  scaled from a slice of 4,096 queries" : "");
     return;
   }
-  std::printf("  routed %-8s %5lld%-7s    %8.3f s (%.3f .. %.3f)  %5.2fx (%.2f .. %.2f)  index %.3f "
-              "plan %.3f attend %.3f cpu s, selection %.0f %%  %.0f keys %.0f stand-ins %.0f "
-              "products a query, error %.3f\n",
-              c.data_name.c_str(), static_cast<long long>(c.options.plan.budget),
-              c.options.index.packed ? " packed" : "", c.wall.median(), c.wall.low(), c.wall.high(),
-              dense.wall.median() / c.wall.median(), gains.low(), gains.high(), index_cpu,
-              c.plan.median(), c.attend.median(), 100 * share, per_query(c.last.keys),
-              per_query(c.last.standins), per_query(c.last.products), error);
+  std::printf(
+      "  routed %-8s %5lld%-7s    %8.3f s (%.3f .. %.3f)  %5.2fx (%.2f .. %.2f)  index %.3f "
+      "plan %.3f attend %.3f cpu s, selection %.0f %%  %.0f keys %.0f stand-ins %.0f "
+      "products a query, error %.3f\n",
+      c.data_name.c_str(), static_cast<long long>(c.options.plan.budget),
+      c.options.index.packed ? " packed" : "", c.wall.median(), c.wall.low(), c.wall.high(),
+      dense.wall.median() / c.wall.median(), gains.low(), gains.high(), index_cpu, c.plan.median(),
+      c.attend.median(), 100 * share, per_query(c.last.keys), per_query(c.last.standins),
+      per_query(c.last.products), error);
 }
 
 }  // namespace

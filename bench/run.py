@@ -17,6 +17,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL, LARGE = 32768, 131072
+PARTS = ("dense", "routed", "memory", "llama")
 
 
 class Bench:
@@ -178,8 +179,16 @@ def machine_name(build):
     except OSError:
         pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = facts.get("machine") or platform.processor() or platform.machine()
+    name = facts.get("machine") or processor() or platform.machine()
     return f"{name}, {cores} cores" + (f", {facts['chosen']}" if "chosen" in facts else "")
+
+
+def processor():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((x.partition(":")[2].strip() for x in file if x.startswith("model name")), "")
+    except OSError:
+        return platform.processor()
 
 
 def say(text):
@@ -199,17 +208,19 @@ def main():
                         help="about a minute: shorter inputs, fewer repeats; no figures to publish")
     parser.add_argument("--skip-torch", action="store_true")
     parser.add_argument("--skip-llama", action="store_true")
+    parser.add_argument("--only", default=",".join(PARTS), help="some of " + ", ".join(PARTS))
     args = parser.parse_args()
+    for name in args.only.split(","):
+        if name not in PARTS:
+            parser.error(f"--only, got {name}, want some of {', '.join(PARTS)}")
 
     machine, load = machine_name(args.build), os.getloadavg()
     say(machine)
     if load[0] > 0.5:
         say(f"the machine is busy (load {load[0]:.1f}): times will be worse and wider than they are")
     bench = Bench(args)
-    bench.dense()
-    bench.routed()
-    bench.memory()
-    bench.llama()
+    for name in args.only.split(","):
+        getattr(bench, name)()
     bench.write(machine, {"before": load, "after": os.getloadavg()})
     print()
     bench.table()

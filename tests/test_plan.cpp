@@ -67,6 +67,10 @@ void check_exactly_once(const Trial& s) {
     SCOPED_TRACE(testing::Message() << "tile of head " << tile.head << ", queries " << tile.first
                                     << " to " << tile.last);
     ASSERT_LT(tile.first, tile.last);
+    ASSERT_LE(tile.last - tile.first, s.planned.tile);
+    if (c.causal && tile.first > 0) {  // whatever chunk this is, tiles begin where they always do
+      ASSERT_EQ((c.n_kv - c.n_q + tile.first) % s.planned.tile, 0);
+    }
     for (std::int64_t h = tile.head; h < tile.head + (s.planned.shared ? group : 1); ++h) {
       for (std::int64_t i = tile.first; i < tile.last; ++i) {
         ++covered[static_cast<std::size_t>((tile.batch * c.h_q + h) * c.n_q + i)];

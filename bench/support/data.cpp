@@ -34,8 +34,8 @@ class Random {
   }
   float normal() {  // mean 0, variance 1
     const std::uint64_t b = bits();
-    const auto sum = static_cast<float>((b & 0xffff) + ((b >> 16) & 0xffff) + ((b >> 32) & 0xffff) +
-                                        (b >> 48));
+    const auto sum =
+        static_cast<float>((b & 0xffff) + ((b >> 16) & 0xffff) + ((b >> 32) & 0xffff) + (b >> 48));
     return (sum - 131070.0f) * (1.7320508f / 65536.0f);
   }
 
@@ -47,7 +47,8 @@ class Zipf {
  public:
   explicit Zipf(std::int64_t n) : sums_(static_cast<std::size_t>(n)) {
     double sum = 0;
-    for (std::size_t i = 0; i < sums_.size(); ++i) sums_[i] = sum += 1.0 / static_cast<double>(i + 1);
+    for (std::size_t i = 0; i < sums_.size(); ++i)
+      sums_[i] = sum += 1.0 / static_cast<double>(i + 1);
   }
   std::int64_t draw(Random& random) const {
     const double x = random.uniform() * sums_.back();
@@ -187,7 +188,8 @@ double dot(const float* a, const float* b, std::int64_t d) {
 }
 
 /// Share of the best `part` of the keys, and log of the sum, of logits sorted in falling order.
-double share_of_best(const std::vector<double>& sorted, double sharpness, double part, double& lse) {
+double share_of_best(const std::vector<double>& sorted, double sharpness, double part,
+                     double& lse) {
   const auto best = static_cast<std::size_t>(part * static_cast<double>(sorted.size())) + 1;
   double sum = 0, head = 0;
   for (std::size_t i = 0; i < sorted.size(); ++i) {
@@ -230,7 +232,8 @@ Pull calibrate(const Text& text, const Content& content, const Rope& rope, std::
   }
   // The logit of one sink, such that sixteen of them hold their share of an average query.
   const double logit = mean + std::log(kSinkShare / (1 - kSinkShare) / kSinks);
-  return {static_cast<float>(high), static_cast<float>(logit / kKeyNorm)};  // |sink| scale = kKeyNorm
+  return {static_cast<float>(high),
+          static_cast<float>(logit / kKeyNorm)};  // |sink| scale = kKeyNorm
 }
 
 }  // namespace
@@ -245,11 +248,13 @@ Data Data::gaussian(const Shape& shape, prescore::Executor& executor, std::uint6
   const std::int64_t heads = shape.h_q + 2 * shape.h_kv, size = shape.n * shape.d;
   executor.run(heads, [&](std::int64_t h, int) {
     Random random(seed * 1000 + static_cast<std::uint64_t>(h));
-    std::vector<std::byte>& bytes =
-        h < shape.h_q ? out.q_ : h < shape.h_q + shape.h_kv ? out.k_ : out.v_;
-    const std::int64_t first =
-        (h < shape.h_q ? h : h < shape.h_q + shape.h_kv ? h - shape.h_q
-                                                        : h - shape.h_q - shape.h_kv) * size;
+    std::vector<std::byte>& bytes = h < shape.h_q                ? out.q_
+                                    : h < shape.h_q + shape.h_kv ? out.k_
+                                                                 : out.v_;
+    const std::int64_t first = (h < shape.h_q                ? h
+                                : h < shape.h_q + shape.h_kv ? h - shape.h_q
+                                                             : h - shape.h_q - shape.h_kv) *
+                               size;
     for (std::int64_t i = 0; i < size; ++i)
       prescore::store_element(bytes.data(), shape.dtype, first + i, random.normal());
   });
@@ -286,9 +291,9 @@ Data Data::topics(const Shape& shape, prescore::Executor& executor, std::uint64_
         const std::vector<float> centres = run_centres(text, d, random.bits());
         for (std::int64_t i = 0; i < n; ++i)
           for (std::int64_t j = 0; j < d; ++j)
-            prescore::store_element(out.v_.data(), shape.dtype, (kv * n + i) * d + j,
-                                    0.7f * centres[at(text.run[at(i)] * d + j)] +
-                                        0.7f * random.normal());
+            prescore::store_element(
+                out.v_.data(), shape.dtype, (kv * n + i) * d + j,
+                0.7f * centres[at(text.run[at(i)] * d + j)] + 0.7f * random.normal());
       } else {
         const std::int64_t h = kv * group + task - 2;
         std::int64_t last = -1;

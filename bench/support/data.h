@@ -1,13 +1,17 @@
 // Inputs that look like those of a language model's attention, and Gaussian ones.
 //
-// A made-up text runs through 64 topics: each run of about 50 tokens has one topic, topics are drawn
-// with Zipf weights and drift from run to run, and every token is one of 2,048 words, Zipf again.
-//   key    = 0.8 topic centre + 0.6 word + 0.5 noise, without its part along a direction u, and then
+// A made-up text runs through 64 topics: each run of about 50 tokens has one topic, topics are
+// drawn with Zipf weights and drift from run to run, and every token is one of 2,048 words, Zipf
+// again.
+//   key    = 0.8 topic centre + 0.6 word + 0.5 noise, without its part along a direction u, and
+//   then
 //            RoPE by position on the first half of the channels (base 10,000);
 //   sinks  = the first 16 keys: 4 sqrt(d) u, four times the norm of the others;
-//   query  = the content of one earlier key + 0.5 noise, times `sharpness`, + `sink_pull` u, RoPE by
-//            its own position. The key is the one after its predecessor's (probability 0.7: passages
-//            are read on), else one of the same topic (0.7) or any (0.3), distances log-uniform;
+//   query  = the content of one earlier key + 0.5 noise, times `sharpness`, + `sink_pull` u, RoPE
+//   by
+//            its own position. The key is the one after its predecessor's (probability 0.7:
+//            passages are read on), else one of the same topic (0.7) or any (0.3), distances
+//            log-uniform;
 //   value  = 0.7 topic value + 0.7 noise.
 // `sharpness` is set so that at 8,192 keys the best 4 % of the keys of a query hold 85 % of its
 // attention outside the sinks, `sink_pull` so that the sinks hold a quarter of all. u lies in the

@@ -67,8 +67,12 @@ struct Series {
     std::sort(v.begin(), v.end());
     return v.size() % 2 != 0 ? v[v.size() / 2] : 0.5 * (v[v.size() / 2 - 1] + v[v.size() / 2]);
   }
-  double low() const { return values.empty() ? 0 : *std::min_element(values.begin(), values.end()); }
-  double high() const { return values.empty() ? 0 : *std::max_element(values.begin(), values.end()); }
+  double low() const {
+    return values.empty() ? 0 : *std::min_element(values.begin(), values.end());
+  }
+  double high() const {
+    return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+  }
 };
 
 /// One line that is written over, on a terminal only.

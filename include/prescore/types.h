@@ -103,7 +103,7 @@ struct PlanOptions {
   Routing routing = Routing::kTile;
   StandIns standins = StandIns::kAuto;
   /// Share of a query's whole attention, averaged over its tile, from which a node stands in.
-  float standin_share = 1e-3f;
+  float standin_share = 3e-3f;
   /// Keys whose groups (level 1) are opened into clusters; 0: four times the far keys.
   std::int64_t open_groups = 0;
   /// Keys whose segments (level 2) are opened into groups; 0: all.

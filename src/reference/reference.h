@@ -117,11 +117,12 @@ std::set<std::int64_t> window_keys(std::int64_t end, std::int64_t sinks, std::in
 std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begin, std::int64_t end,
                                 std::int64_t count);
 
-/// Estimated shares of attention, each query's total being taken over `nodes` with their counts and
-/// over `read`, the keys that are read anyway.
+/// Estimated shares of attention; `read` are the keys that are read anyway.
 struct NodeShares {
-  std::vector<double> most;  ///< of one key of the node, for the query that wants it most
-  std::vector<double> mean;  ///< of the whole node, averaged over the queries
+  /// Of one key of the node among all keys of the nodes, for the query that wants it most.
+  std::vector<double> most;
+  /// Of the whole node among everything, averaged over the queries.
+  std::vector<double> mean;
 };
 NodeShares node_shares(std::span<const double* const> queries, const KeyIndex& index,
                        std::int64_t b, std::int64_t h_kv, std::span<const std::int64_t> nodes,

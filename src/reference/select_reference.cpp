@@ -174,17 +174,17 @@ NodeShares node_shares(std::span<const double* const> queries, const KeyIndex& i
   NodeShares shares{std::vector<double>(nodes.size()), std::vector<double>(nodes.size())};
   for (const double* q : queries) {
     std::vector<double> weight;
-    double total = 0;
+    double far = 0;
     for (const std::int64_t node : nodes) {
       weight.push_back(std::exp(scale * dot(q, means.row(b, h_kv, node), d)));
-      total += weight.back() * index.count(b, h_kv, node);
+      far += weight.back() * index.count(b, h_kv, node);
     }
+    double total = far;
     for (const Entry& e : read) total += std::exp(scale * dot(q, e.key, d) + e.log_weight);
     for (std::size_t i = 0; i < nodes.size(); ++i) {
-      const double share = weight[i] / total;
-      shares.most[i] = std::max(shares.most[i], share);
+      shares.most[i] = std::max(shares.most[i], weight[i] / far);
       shares.mean[i] +=
-          share * index.count(b, h_kv, nodes[i]) / static_cast<double>(queries.size());
+          weight[i] * index.count(b, h_kv, nodes[i]) / total / static_cast<double>(queries.size());
     }
   }
   return shares;
