@@ -41,10 +41,13 @@ class Measurement {
  public:
   Measurement(const Ppl& args, const Model& model, Session& session,
               const std::vector<llama_token>& tokens, std::string method)
-      : args_(args), model_(model), session_(session), tokens_(tokens), options_(args.method.options()) {
+      : args_(args), model_(model), session_(session), tokens_(tokens),
+        options_(args.method.options()) {
     row_.method = std::move(method);
-    if (row_.ours()) options_.plan.method = host::parse_method("method", row_.method);
-    else row_.took = "llama.cpp";
+    if (row_.ours())
+      options_.plan.method = host::parse_method("method", row_.method);
+    else
+      row_.took = "llama.cpp";
   }
 
   Row run();
@@ -145,7 +148,8 @@ void Measurement::score(std::span<const llama_token> chunk, std::int64_t number)
   host.runner().set_options(options);
   host.reset_stats();
   session_.truncate(from);
-  const std::int64_t piece = (kPiece + options.plan.tile - 1) / options.plan.tile * options.plan.tile;
+  const std::int64_t piece =
+      (kPiece + options.plan.tile - 1) / options.plan.tile * options.plan.tile;
   Progress progress(fmt::format("{}: scoring {} tokens", row_.method, args_.ctx - from));
   const Losses l = session_.score(chunk, from, args_.ctx, piece, show(progress, number));
   losses_.sum += l.sum, losses_.squares += l.squares, losses_.count += l.count;
@@ -214,13 +218,14 @@ void Ppl::run() const {
 
 void add_ppl(CLI::App& app) {
   auto args = std::make_shared<Ppl>();
-  CLI::App* sub = app.add_subcommand(
-      "ppl", "Perplexity and prefill time, method by method on the same text");
+  CLI::App* sub =
+      app.add_subcommand("ppl", "Perplexity and prefill time, method by method on the same text");
   args->model.add_to(*sub);
   sub->add_option("--text,-f", args->text, "Text file")->required();
   sub->add_option("--ctx,-c", args->ctx, "Tokens of a context")->capture_default_str();
   sub->add_option("--chunks", args->chunks, "Contexts to read")->capture_default_str();
-  sub->add_option("--methods", args->methods, "stock (llama.cpp's own), dense, window, topk, routed, auto")
+  sub->add_option("--methods", args->methods,
+                  "stock (llama.cpp's own), dense, window, topk, routed, auto")
       ->delimiter(',')
       ->capture_default_str();
   sub->add_option("--score", args->score,

@@ -18,7 +18,8 @@ Progress::Progress(std::string what) : what_(std::move(what)), terminal_(isatty(
 
 void Progress::at(double done, double total) {
   const auto now = Clock::now();
-  if (now - start_ < kSilent || (shown_ && now - last_ < (terminal_ ? kTerminalPeriod : kLogPeriod)))
+  if (now - start_ < kSilent ||
+      (shown_ && now - last_ < (terminal_ ? kTerminalPeriod : kLogPeriod)))
     return;
   last_ = now;
   shown_ = true;

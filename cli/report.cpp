@@ -16,8 +16,8 @@ double ratio(std::int64_t a, std::int64_t b) {
 }
 
 const Row* find(const Report& r, const std::string& method) {
-  const auto row = std::find_if(r.rows.begin(), r.rows.end(),
-                                [&](const Row& x) { return x.method == method; });
+  const auto row =
+      std::find_if(r.rows.begin(), r.rows.end(), [&](const Row& x) { return x.method == method; });
   return row == r.rows.end() ? nullptr : &*row;
 }
 
@@ -34,8 +34,9 @@ std::string gains(const Report& r) {
   std::string out;
   for (const Row& row : r.rows) {
     if (!row.ours() || row.prefill_s <= 0) continue;
-    out += fmt::format("{}: reads the prompt {:.2f}x as fast as llama.cpp, attention {:.2f}x", row.method,
-                       stock->prefill_s / row.prefill_s, stock->attention_s / row.attention_s);
+    out += fmt::format("{}: reads the prompt {:.2f}x as fast as llama.cpp, attention {:.2f}x",
+                       row.method, stock->prefill_s / row.prefill_s,
+                       stock->attention_s / row.attention_s);
     out += fmt::format(", perplexity {:+.2f} %\n", 100 * (row.ppl / stock->ppl - 1));
   }
   return out;
@@ -58,7 +59,8 @@ std::string taken_text(const Row& row) {
     reasons += fmt::format("{}{} with {}", reasons.empty() ? ": " : ", ", count, reason);
   if (!reasons.empty()) text += reasons + " left to llama.cpp";
   if (row.masked > 0)
-    text += fmt::format("; {} of them dense because their mask is not a plain causal one", row.masked);
+    text +=
+        fmt::format("; {} of them dense because their mask is not a plain causal one", row.masked);
   return text;
 }
 
@@ -67,11 +69,9 @@ std::string to_text(const Report& r) {
                "keys/query", "share", "stand-ins", "scored keys", "taken over"});
   std::string notes;
   for (const Row& row : r.rows) {
-    std::vector<std::string> cells = {row.method,
-                                      fmt::format("{:.4f}", row.ppl),
-                                      fmt::format("{:.2f}", row.prefill_s),
-                                      fmt::format("{:.1f}", row.tokens_per_s),
-                                      fmt::format("{:.2f}", row.attention_s)};
+    std::vector<std::string> cells = {
+        row.method, fmt::format("{:.4f}", row.ppl), fmt::format("{:.2f}", row.prefill_s),
+        fmt::format("{:.1f}", row.tokens_per_s), fmt::format("{:.2f}", row.attention_s)};
     cells.insert(cells.end(),
                  {row.ours() ? fmt::format("{:.3f}", row.index_s + row.plan_s) : "",
                   fmt::format("{:.1f}", ratio(row.prefill.keys, row.prefill.queries)),
@@ -93,10 +93,14 @@ std::string to_text(const Report& r) {
                                 r.threads, r.machine);
   out += table.str() + "\n" + gains(r) + notes;
   out += r.score == "tail"
-             ? fmt::format("Perplexity: of the last quarter ({} tokens), each token choosing for "
-                           "itself after a prompt read in tiles.\n", r.scored_tokens)
-             : fmt::format("Perplexity: of the second half ({} tokens). Methods that choose by tile "
-                           "are flattered by it: use --score tail.\n", r.scored_tokens);
+             ? fmt::format(
+                   "Perplexity: of the last quarter ({} tokens), each token choosing for "
+                   "itself after a prompt read in tiles.\n",
+                   r.scored_tokens)
+             : fmt::format(
+                   "Perplexity: of the second half ({} tokens). Methods that choose by tile "
+                   "are flattered by it: use --score tail.\n",
+                   r.scored_tokens);
   return out;
 }
 
@@ -125,9 +129,16 @@ nlohmann::json to_json(const Report& r) {
                     {"left", row.left},
                     {"isa", row.isa}});
   }
-  return {{"rows", rows},         {"model", r.model},     {"description", r.description}, {"text", r.text},
-          {"ctx", r.ctx},         {"chunks", r.chunks},   {"score", r.score},
-          {"threads", r.threads}, {"machine", r.machine}, {"scored_tokens", r.scored_tokens},
+  return {{"rows", rows},
+          {"model", r.model},
+          {"description", r.description},
+          {"text", r.text},
+          {"ctx", r.ctx},
+          {"chunks", r.chunks},
+          {"score", r.score},
+          {"threads", r.threads},
+          {"machine", r.machine},
+          {"scored_tokens", r.scored_tokens},
           {"version", version()}};
 }
 

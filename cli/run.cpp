@@ -98,9 +98,10 @@ void Run::run() const {
   fmt::print(stderr, "\nread      {} tokens in {:.2f} s, {:.1f} tokens/s", n, read_s,
              static_cast<double>(n) / read_s);
   if (!stock) {
-    fmt::print(stderr, "; {:.2f} s in attention, {:.1f} of {:.1f} keys a query\n", reading.seconds,
-               static_cast<double>(c.keys) / static_cast<double>(std::max<std::int64_t>(1, c.queries)),
-               static_cast<double>(c.visible) / static_cast<double>(std::max<std::int64_t>(1, c.queries)));
+    fmt::print(
+        stderr, "; {:.2f} s in attention, {:.1f} of {:.1f} keys a query\n", reading.seconds,
+        static_cast<double>(c.keys) / static_cast<double>(std::max<std::int64_t>(1, c.queries)),
+        static_cast<double>(c.visible) / static_cast<double>(std::max<std::int64_t>(1, c.queries)));
     fmt::print(stderr, "attention {}", by_method(reading));
     if (!reading.why.empty()) fmt::print(stderr, " ({})", reading.why);
   }

@@ -13,7 +13,8 @@
 namespace prescore::cli {
 namespace {
 
-/// llama.cpp's messages: shown with --verbose, else only the last error is kept to explain a failure.
+/// llama.cpp's messages: shown with --verbose, else only the last error is kept to explain a
+/// failure.
 struct Log {
   bool verbose = false;
   ggml_log_level level = GGML_LOG_LEVEL_NONE;
@@ -119,9 +120,7 @@ double Losses::error() const {
 
 Session::Session(const Model& model, const ModelFlags& flags, std::int64_t ctx, std::int64_t batch,
                  std::int64_t outputs)
-    : model_(model),
-      batch_size_(batch),
-      threads_(flags.thread_count()),
+    : model_(model), batch_size_(batch), threads_(flags.thread_count()),
       host_(std::make_unique<host::LlamaHost>()) {
   llama_context_params params = llama_context_default_params();
   params.n_ctx = static_cast<std::uint32_t>(ctx);
@@ -139,13 +138,16 @@ Session::Session(const Model& model, const ModelFlags& flags, std::int64_t ctx, 
   host_->attach(params);
   context_.reset(llama_init_from_model(model.get(), params));
   if (context_ == nullptr)
-    throw BadInput(because(fmt::format("llama.cpp has no context of {} tokens for this model", ctx)));
+    throw BadInput(
+        because(fmt::format("llama.cpp has no context of {} tokens for this model", ctx)));
   batch_.reset(new llama_batch(llama_batch_init(static_cast<std::int32_t>(batch), 0, 1)));
 
   const double trained = llama_model_n_ctx_train(model.get()) * flags.yarn;
   if (static_cast<double>(ctx) > trained)
-    fmt::print(stderr, "prescore: warning: {} tokens are more than the {:.0f} that the model was "
-               "trained for\n", ctx, trained);
+    fmt::print(stderr,
+               "prescore: warning: {} tokens are more than the {:.0f} that the model was "
+               "trained for\n",
+               ctx, trained);
 }
 
 Session::~Session() = default;
@@ -188,7 +190,8 @@ double Session::read(std::span<const llama_token> tokens, std::int64_t from, std
       host_->on_operation([&] {
         ++layers_done;
         progress((static_cast<double>(at - from) +
-                  static_cast<double>(next - at) * layers_done / model_.layers()) / total);
+                  static_cast<double>(next - at) * layers_done / model_.layers()) /
+                 total);
       });
     }
     decode(tokens, at, next, /*all=*/false);

@@ -27,7 +27,8 @@ class Model {
   int layers() const { return llama_model_n_layer(get()); }
   std::string description() const;
 
-  /// Tokens of a text; `most` > 0: at least that many where the text has them, the rest may be left.
+  /// Tokens of a text; `most` > 0: at least that many where the text has them, the rest may be
+  /// left.
   std::vector<llama_token> tokenize(const std::string& text, std::int64_t most = 0) const;
   /// Bytes of one token.
   std::string piece(llama_token token) const;
@@ -62,7 +63,8 @@ class Session {
   /// Forgets the tokens from position `from` on.
   void truncate(std::int64_t from);
 
-  /// Reads tokens[from, to) as a prompt at these positions; logits of the last only. Returns seconds.
+  /// Reads tokens[from, to) as a prompt at these positions; logits of the last only. Returns
+  /// seconds.
   double read(std::span<const llama_token> tokens, std::int64_t from, std::int64_t to,
               const OnProgress& progress = {});
   /// Reads tokens[from, to) in batches of `piece` and scores what they predict of each other.

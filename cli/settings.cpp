@@ -42,7 +42,8 @@ void MethodFlags::add_to(CLI::App& app) {
       ->group(group);
   count("--tile", tile, "Queries of a prompt that choose together, a multiple of 16");
   count("--open-groups", open_groups, "Keys whose groups are opened into clusters, 0: by budget");
-  count("--open-segments", open_segments, "Keys whose segments are opened into groups, 0: by budget");
+  count("--open-segments", open_segments,
+        "Keys whose segments are opened into groups, 0: by budget");
   count("--cluster", cluster, "Keys of a cluster on average");
   count("--route-stride", route_stride, "Only every n-th query of a tile takes part in routing");
   app.add_option("--key-score", key_score, "For topk: norm, leverage, kmeans, keydiff, random")

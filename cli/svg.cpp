@@ -14,10 +14,14 @@ constexpr double kTimeWidth = 360, kGap = 90, kPplWidth = 240, kRight = 70;
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '&') out += "&amp;";
-    else if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else out += c;
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else
+      out += c;
   }
   return out;
 }
@@ -28,8 +32,8 @@ std::string text(double x, double y, const std::string& words, const char* style
 
 std::string rect(double x, double y, double width, double height, const char* fill) {
   return fmt::format(
-      "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"2\" fill=\"{}\"/>\n", x,
-      y, std::max(0.0, width), height, fill);
+      "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"2\" fill=\"{}\"/>\n",
+      x, y, std::max(0.0, width), height, fill);
 }
 
 constexpr char kEnd[] = " text-anchor=\"end\"";
@@ -55,19 +59,23 @@ std::string to_svg(const Report& r) {
 
   std::string out = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
-      "viewBox=\"0 0 {0:.0f} {1:.0f}\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#223\">\n",
+      "viewBox=\"0 0 {0:.0f} {1:.0f}\" font-family=\"sans-serif\" font-size=\"13\" "
+      "fill=\"#223\">\n",
       width, bottom + 40);
   out += rect(0, 0, width, bottom + 40, "#ffffff");
   out += text(16, 26, fmt::format("{}: reading {} tokens", r.model, r.ctx),
               " font-size=\"15\" font-weight=\"600\"");
   out += text(16, 44, fmt::format("{} threads, {}", r.threads, r.machine), kSmall);
   out += text(kLeft, kTop - 14, "seconds", kHead);
-  out += rect(kLeft + 70, kTop - 24, 10, 10, kAttention) + text(kLeft + 84, kTop - 15, "attention", kSmall);
-  out += rect(kLeft + 144, kTop - 24, 10, 10, kRest) + text(kLeft + 158, kTop - 15, "the rest", kSmall);
+  out += rect(kLeft + 70, kTop - 24, 10, 10, kAttention) +
+         text(kLeft + 84, kTop - 15, "attention", kSmall);
+  out += rect(kLeft + 144, kTop - 24, 10, 10, kRest) +
+         text(kLeft + 158, kTop - 15, "the rest", kSmall);
   out += text(ppl_x, kTop - 14,
               r.score == "tail" ? "perplexity, last quarter" : "perplexity, second half", kHead);
   out += fmt::format(
-      "<path d=\"M{0:.1f} {1:.1f}V{2:.1f}M{3:.1f} {1:.1f}V{2:.1f}\" stroke=\"#ccd\" fill=\"none\"/>\n",
+      "<path d=\"M{0:.1f} {1:.1f}V{2:.1f}M{3:.1f} {1:.1f}V{2:.1f}\" stroke=\"#ccd\" "
+      "fill=\"none\"/>\n",
       kLeft, kTop - 6, bottom, ppl_x);
 
   double y = kTop;
@@ -84,8 +92,8 @@ std::string to_svg(const Report& r) {
     out += text(ppl_x + kPplWidth + 10, base, fmt::format("{:.3f}", row.ppl));
     y += kLine;
   }
-  out += text(16, bottom + 24, "Lower is better in both. The axis of perplexity does not begin at 0.",
-              kSmall);
+  out += text(16, bottom + 24,
+              "Lower is better in both. The axis of perplexity does not begin at 0.", kSmall);
   return out + "</svg>\n";
 }
 

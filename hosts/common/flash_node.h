@@ -2,8 +2,8 @@
 //
 //   q    f32            [d, n_q, h_q, streams], permuted   src[0]
 //   k, v f16/bf16/f32   [d, n_kv, h_kv, streams], rows [cell][h_kv][d]   src[1], src[2]
-//   mask f16            [n_kv, n_q, 1, streams], added to the logits, -inf hides   src[3], may be null
-//   dst  f32            [d_v, h_q, n_q, streams]
+//   mask f16            [n_kv, n_q, 1, streams], added to the logits, -inf hides   src[3], may be
+//   null dst  f32            [d_v, h_q, n_q, streams]
 // (ggml.h, ggml_flash_attn_ext; shapes innermost first, as ggml writes them.)
 #pragma once
 

@@ -24,8 +24,8 @@ struct MaskSight {
 MaskSight read_mask(const ggml_tensor* mask, std::int64_t s, std::int64_t n_q, std::int64_t n_kv,
                     Executor&);
 
-/// Spot check that `sight` still describes the mask: the edge of every 16th row. Guards a sight that
-/// is kept from layer to layer against a host that rewrites its mask unnoticed.
+/// Spot check that `sight` still describes the mask: the edge of every 16th row. Guards a sight
+/// that is kept from layer to layer against a host that rewrites its mask unnoticed.
 bool still_holds(const MaskSight& sight, const ggml_tensor* mask, std::int64_t s, std::int64_t n_q,
                  std::int64_t n_kv);
 

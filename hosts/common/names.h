@@ -14,8 +14,8 @@ std::string_view name_of(Method);
 
 /// The value called `text`. Throws Error naming `what` and all that it may be.
 Method parse_method(std::string_view what, std::string_view text);
-Routing parse_routing(std::string_view what, std::string_view text);     // tile, strict
-StandIns parse_standins(std::string_view what, std::string_view text);   // none, auto, nodes
+Routing parse_routing(std::string_view what, std::string_view text);    // tile, strict
+StandIns parse_standins(std::string_view what, std::string_view text);  // none, auto, nodes
 Score parse_score(std::string_view what, std::string_view text);
 
 /// A whole number in [least, most]. Throws Error naming `what` and the range.
@@ -28,7 +28,8 @@ void check_count(std::string_view what, std::int64_t value, std::int64_t least, 
 constexpr std::int64_t kMostKeys = std::int64_t{1} << 31;
 constexpr std::int64_t kMostThreads = 1024;
 
-/// Throws Error where two plan options contradict each other (a tile that is no multiple of 16, ...).
+/// Throws Error where two plan options contradict each other (a tile that is no multiple of 16,
+/// ...).
 void check_plan(const PlanOptions&);
 
 }  // namespace prescore::host

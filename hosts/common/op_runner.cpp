@@ -112,8 +112,7 @@ bool OpRunner::run(ggml_tensor* dst, const FlashParams& params, Executor& execut
 void OpRunner::compute(ggml_tensor* dst, const FlashParams& params, bool plain_dense,
                        Executor& executor) {
   const std::int64_t streams = dst->src[0]->ne[3];
-  for (std::int64_t s = 0; s < streams; ++s)
-    compute_stream(dst, params, s, plain_dense, executor);
+  for (std::int64_t s = 0; s < streams; ++s) compute_stream(dst, params, s, plain_dense, executor);
   ++stats_.taken;
 }
 
@@ -157,7 +156,8 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   }
 
   const Tensor keys = key_view(k, s, n);
-  KeyIndex* index = options.plan.method == Method::kRouted ? index_of(k, s, keys, v->ne[0]) : nullptr;
+  KeyIndex* index =
+      options.plan.method == Method::kRouted ? index_of(k, s, keys, v->ne[0]) : nullptr;
   const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, index,
                                   State{output_view(dst, s), nullptr}, options, executor);
   if (s == 0) {
@@ -191,8 +191,8 @@ KeyIndex* OpRunner::index_of(const ggml_tensor* k, std::int64_t s, const Tensor&
   std::unique_ptr<Layer>& layer = layers_[LayerKey{data, root->name}];
   if (layer == nullptr || layer->heads != keys.shape[1] || layer->d != keys.shape[3] ||
       layer->d_v != d_v) {
-    layer = std::make_unique<Layer>(
-        Layer{KeyIndex(options_.index), keys.shape[1], keys.shape[3], d_v});
+    layer =
+        std::make_unique<Layer>(Layer{KeyIndex(options_.index), keys.shape[1], keys.shape[3], d_v});
   }
   if (layer->index.size() > keys.shape[2]) layer->index.truncate(keys.shape[2]);
   if (layer->index.size() > 0) layer->index.validate(keys);

@@ -24,12 +24,12 @@ struct Stats {
   std::int64_t few = 0;     ///< of them dense because they have few queries (decode steps)
   std::map<std::string, std::int64_t> left;     ///< operations left to the host, by reason
   std::map<std::string, std::int64_t> methods;  ///< operations taken, by method
-  std::string why;       ///< reason of the last choice that `auto` made
-  std::string isa;       ///< kernel of the last operation
-  std::string error;     ///< first error inside an operation; empty: none
-  double seconds = 0;    ///< wall time inside the operations, by the host's thread 0
-  double mask_s = 0;     ///< of them reading masks
-  Counters counters;     ///< sums over operations
+  std::string why;                              ///< reason of the last choice that `auto` made
+  std::string isa;                              ///< kernel of the last operation
+  std::string error;                            ///< first error inside an operation; empty: none
+  double seconds = 0;  ///< wall time inside the operations, by the host's thread 0
+  double mask_s = 0;   ///< of them reading masks
+  Counters counters;   ///< sums over operations
 
   std::int64_t left_count() const {
     std::int64_t n = 0;
@@ -87,8 +87,7 @@ class OpRunner {
                       Executor& executor);
   const MaskSight& sight_of(const ggml_tensor* mask, std::int64_t s, std::int64_t n_q,
                             std::int64_t n_kv, Executor& executor);
-  KeyIndex* index_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys,
-                     std::int64_t d_v);
+  KeyIndex* index_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v);
   TeamExecutor& team(int nth);
   void note_error(const std::string& text);
 

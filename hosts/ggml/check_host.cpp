@@ -52,8 +52,8 @@ bool read_operations(HostFacts* facts) {
                   params.scale == kScale && params.max_bias == kMaxBias &&
                   params.softcap == kSoftcap && flash->src[0] == q && flash->src[1] == k &&
                   flash->src[2] == v && flash->src[3] == mask && flash->src[4] == nullptr &&
-                  flash->ne[0] == 16 && flash->ne[1] == 4 && flash->ne[2] == 5 &&
-                  k->nb[1] == 16 && k->type == GGML_TYPE_F16;
+                  flash->ne[0] == 16 && flash->ne[1] == 4 && flash->ne[2] == 5 && k->nb[1] == 16 &&
+                  k->type == GGML_TYPE_F16;
   ggml_free(ctx);
   return ok;
 }

@@ -1,11 +1,12 @@
-// Memory layout of what a loadable ggml backend hands to its host. ggml keeps these structs private,
-// so they are written down here from their description (ggml/src/ggml-backend-impl.h), only as far
-// as this plug-in fills them. Pointers to functions of one backend, of its device and of its
-// registration, in this order; unused ones stay null, which ggml allows where it says "(optional)".
+// Memory layout of what a loadable ggml backend hands to its host. ggml keeps these structs
+// private, so they are written down here from their description (ggml/src/ggml-backend-impl.h),
+// only as far as this plug-in fills them. Pointers to functions of one backend, of its device and
+// of its registration, in this order; unused ones stay null, which ggml allows where it says
+// "(optional)".
 //
 //   API version   first seen in   these three structs
 //   2             ggml 0.25       as below
-//   3             ggml 0.27       the same (what changed is in the buffer type, which we don't make)
+//   3             ggml 0.27       the same (the change is in the buffer type, which is not ours)
 //
 // ggml does not raise the number for every change, so check_host.h compares with the running host.
 #pragma once

@@ -65,9 +65,10 @@ void print_totals() {
     line += ", " + std::to_string(count) + " " + method;
   char text[160];
   const Counters& c = t.stats.counters;
-  std::snprintf(text, sizeof text, "; %.3f s in them, %.1f of %.1f keys a query", t.stats.seconds,
-                c.queries > 0 ? static_cast<double>(c.keys) / static_cast<double>(c.queries) : 0.0,
-                c.queries > 0 ? static_cast<double>(c.visible) / static_cast<double>(c.queries) : 0.0);
+  std::snprintf(
+      text, sizeof text, "; %.3f s in them, %.1f of %.1f keys a query", t.stats.seconds,
+      c.queries > 0 ? static_cast<double>(c.keys) / static_cast<double>(c.queries) : 0.0,
+      c.queries > 0 ? static_cast<double>(c.visible) / static_cast<double>(c.queries) : 0.0);
   line += text;
   std::string reasons;
   for (const std::string& reason : t.declined) reasons += (reasons.empty() ? "" : ", ") + reason;
@@ -154,7 +155,8 @@ ggml_status backend_compute(ggml_backend_t backend, ggml_cgraph* graph) {
 void backend_set_threads(ggml_backend_t backend, int n) { context_of(backend)->set_threads(n); }
 
 ggml_backend_t device_init(ggml_backend_dev_t device, const char*) {
-  static ggml_guid guid = {'p', 'r', 'e', 's', 'c', 'o', 'r', 'e', 0x2a, 0x91, 0x4c, 0x07, 0xb3, 0x5e, 0xd8, 0x16};
+  static ggml_guid guid = {'p',  'r',  'e',  's',  'c',  'o',  'r',  'e',
+                           0x2a, 0x91, 0x4c, 0x07, 0xb3, 0x5e, 0xd8, 0x16};
   auto backend = std::make_unique<layout::Backend>();
   backend->guid = &guid;
   backend->get_name = [](ggml_backend_t) { return static_cast<const char*>(kName); };

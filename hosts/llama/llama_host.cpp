@@ -71,7 +71,8 @@ LlamaHost::Record* LlamaHost::rewritten(const ggml_tensor* node) {
   const auto found = records_.find(node);
   if (found == records_.end()) return nullptr;
   const auto& ours = found->second->custom_params;
-  return std::memcmp(node->op_params, ours.data(), ours.size()) == 0 ? found->second.get() : nullptr;
+  return std::memcmp(node->op_params, ours.data(), ours.size()) == 0 ? found->second.get()
+                                                                     : nullptr;
 }
 
 void LlamaHost::take(ggml_tensor* node) {
@@ -99,8 +100,8 @@ void LlamaHost::custom_op(ggml_tensor* dst, int ith, int nth, void* record) {
 }
 
 // Answering true makes the scheduler compute everything up to and including this node and wait. To
-// have an attention operation alone, the node before it is asked for too; its name is known from the
-// evaluation before (names carry the layer, so they are the same in every graph of a model).
+// have an attention operation alone, the node before it is asked for too; its name is known from
+// the evaluation before (names carry the layer, so they are the same in every graph of a model).
 bool LlamaHost::observe_ask(ggml_tensor* node, bool is_attention) {
   bool wanted = is_attention || before_attention_.contains(node->name);
   if (is_attention) {

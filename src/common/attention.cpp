@@ -102,7 +102,7 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
 }
 
 Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const PlanOptions& o) {
-  // Measured with bench/attention (docs/performance.md): routed wins from about four budgets on.
+  // Measured with bench/crossover (docs/performance.md): routed wins from about four budgets on.
   constexpr std::int64_t kFewQueries = 32;
   const std::int64_t crossover = 4 * o.budget;
   const auto keys = [](std::int64_t n) { return std::to_string(n) + " keys"; };
@@ -113,6 +113,12 @@ Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const 
     return {Method::kDense, "dense: " + keys(n_kv) + ", below the crossover at " + keys(crossover)};
   return {Method::kRouted,
           "routed: " + keys(n_kv) + ", from the crossover at " + keys(crossover) + " on"};
+}
+
+static bool isa_is_bf16(Compute compute, DType dtype) {
+  return tile::kernels(compute == Compute::kBF16 ||
+                       (compute == Compute::kAuto && dtype != DType::kF32))
+      .bf16;
 }
 
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
@@ -128,10 +134,17 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   const std::int64_t lanes = method == Method::kDense    ? std::max<std::int64_t>(256, 16 * group)
                              : method == Method::kRouted ? options.plan.tile
                                                          : options.plan.tile * group;
-  const std::int64_t nodes_a_tile = k.shape[2] / options.index.cluster + 1;
-  std::int64_t worker = TileRunner::bytes(lanes, d, d_v) + 64 * 1024 +
-                        8 * std::min(options.plan.budget, k.shape[2]);
-  const std::int64_t tile = method == Method::kDense                        ? 16
+  // Nodes that compete at once: all clusters, unless there are so many that groups go first.
+  const std::int64_t opened = options.plan.open_groups > 0
+                                  ? options.plan.open_groups
+                                  : 4 * std::min(options.plan.budget, k.shape[2]);
+  const std::int64_t candidates =
+      1 + std::min(k.shape[2] / options.index.cluster,
+                   std::max(k.shape[2] / options.index.group,
+                            std::min(opened, k.shape[2]) / options.index.cluster));
+  std::int64_t worker =
+      TileRunner::bytes(lanes, d, d_v) + 64 * 1024 + 8 * std::min(options.plan.budget, k.shape[2]);
+  const std::int64_t tile = method == Method::kDense                   ? 16
                             : options.plan.routing == Routing::kStrict ? 1
                                                                        : options.plan.tile;
   std::int64_t shared = (q.shape[2] / tile + 2) * (q.shape[0] * q.shape[1] * 32 + 16);  // tiles
@@ -141,11 +154,15 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
     shared += heads * segments *
               (shape.nodes_per_segment() * node + 2 * options.index.segment + 16 +
                2 * (shape.nodes_per_segment(1) + 1) +
-               (options.index.packed ? options.index.segment *
-                                           (d * size_of(k.dtype) + d_v * size_of(v.dtype))
-                                     : 0));
-    worker += nodes_a_tile * 64 + options.index.segment * (d + 64) * 8 +
-              std::min<std::int64_t>(nodes_a_tile, 4096) * round_up(d, 32) * 4;
+               (options.index.packed
+                    ? options.index.segment * (d * size_of(k.dtype) + d_v * size_of(v.dtype))
+                    : 0));
+    const std::int64_t width = isa_is_bf16(options.compute, k.dtype) ? 2 : 4;
+    const std::int64_t routing =
+        round_up((options.plan.tile - 1) / options.plan.route_stride + 1, 16);
+    // Lists and converted rows of the candidates, their scores, and what building a segment takes.
+    worker += candidates * (2 * 40 + round_up(d, 32) * width + routing * 4) +
+              options.index.segment * (d + 64) * 8;
   } else if (method == Method::kTopK) {
     std::int64_t levels = 1;
     while ((std::int64_t{512} << levels) <= k.shape[2]) ++levels;

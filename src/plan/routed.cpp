@@ -42,10 +42,14 @@ struct Scratch {
   std::vector<float> peak, sum, far_total, total;  // of lanes
   std::vector<std::uint32_t> rank;
   std::int64_t lanes = 0;  // queries that route; 0: not loaded yet
+  int fitted = 0;          // of them, from the first on, those whose `total` is known
 };
 
 // Every kSample-th key of the window takes part in the estimate of a query's whole attention.
 constexpr std::int64_t kSample = 8;
+// More candidates than this (far keys beyond 32,768 in groups of 32) are searched by every second
+// routing query only, so that planning stays below reading.
+constexpr std::size_t kManyCandidates = 1024;
 
 class RoutedPlanner final : public Planner {
  public:
@@ -138,7 +142,8 @@ class RoutedPlanner final : public Planner {
     const auto n = static_cast<int>(c.row.size());
     c.n_pad = static_cast<int>(round_up(n, kernels_.block_multiple));
     kernels_.load_k(c.row.data(), index_.k_type, n, c.n_pad, static_cast<int>(index_.d),
-                    static_cast<int>(d_pad_), c.block.reserve(c.n_pad * d_pad_ * 4));
+                    static_cast<int>(d_pad_),
+                    c.block.reserve(c.n_pad * d_pad_ * (kernels_.bf16 ? 2 : 4)));
   }
 
   // s.chosen <- the candidates with most attention a key, within the limit; others may stand in.
@@ -156,8 +161,8 @@ class RoutedPlanner final : public Planner {
         s.rank[i] = threshold;
         left -= c.count[i];
       }
-    // Both lists are written always and advanced by the outcome: which way a node goes is as good as
-    // random, and a branch would be mispredicted.
+    // Both lists are written always and advanced by the outcome: which way a node goes is as good
+    // as random, and a branch would be mispredicted.
     s.chosen.node.resize(n);
     const std::size_t before = out.nodes.size();
     out.nodes.resize(before + n);
@@ -172,15 +177,18 @@ class RoutedPlanner final : public Planner {
     out.nodes.resize(static_cast<std::size_t>(stand_in - out.nodes.data()));
   }
 
-  // s.rank <- how much the query that wants a candidate most would attend to it, among the candidates:
-  // every query has the same say, however little it looks far back. s.mean <- its share of the whole
-  // attention, averaged over the queries; the whole is estimated at the first level of a tile, from
-  // its candidates, the sinks and a sample of the window. Returns the number of products.
+  // s.rank <- how much the query that wants a candidate most would attend to it, among the
+  // candidates: every query has the same say, however little it looks far back. s.mean <- its share
+  // of the whole attention, averaged over the queries; the whole is estimated at the first level of
+  // a tile, from its candidates, the sinks and a sample of the window. Returns the number of
+  // products.
   std::int64_t estimate(const Tile& tile, const Layout& x, const Candidates& c, float worth,
                         Scratch& s) const {
     const bool first = s.lanes == 0;
     if (first) load_queries(tile, s);
-    const auto n = static_cast<int>(c.row.size()), lanes = static_cast<int>(s.lanes);
+    const std::int64_t wanted = c.row.size() > kManyCandidates ? (s.lanes + 1) / 2 : s.lanes;
+    const auto n = static_cast<int>(c.row.size()), lanes = static_cast<int>(wanted);
+    if (first) s.fitted = lanes;
     const auto vecs = static_cast<int>(round_up(lanes, kLanes) / kLanes);
     s.rank.resize(static_cast<std::size_t>(n));
     s.mean.resize(static_cast<std::size_t>(n));
@@ -216,19 +224,19 @@ class RoutedPlanner final : public Planner {
       take_total(s.total);
       products += std::int64_t{rows} * lanes;
     }
-    rows_.rank_rows(score, s_vec, n, lanes, scale, c.weight.data(), s.far_total.data(),
-                    s.total.data(), worth, s.rank.data(), s.mean.data());
+    rows_.rank_rows(score, s_vec, n, lanes, std::min(lanes, s.fitted), scale, c.weight.data(),
+                    s.far_total.data(), s.total.data(), worth, s.rank.data(), s.mean.data());
     return products;
   }
 
   // Scores of rows [first, first + n) of the candidates.
-  void multiply(const Candidates& c, int first, int n, int vecs, float* score,
-                std::ptrdiff_t s_vec, Scratch& s) const {
+  void multiply(const Candidates& c, int first, int n, int vecs, float* score, std::ptrdiff_t s_vec,
+                Scratch& s) const {
     if (n == 0) return;
     if (options_.routing == Routing::kStrict) {
       float* dot = s.dot.reserve(n);
-      rows_.dots(s.query.data(), c.row.data() + first, index_.k_type, n,
-                 static_cast<int>(index_.d), dot);
+      rows_.dots(s.query.data(), c.row.data() + first, index_.k_type, n, static_cast<int>(index_.d),
+                 dot);
       for (int j = 0; j < n; ++j) score[j * kLanes] = dot[j];
       return;
     }
@@ -251,7 +259,8 @@ class RoutedPlanner final : public Planner {
     for (std::int64_t j = x.window; j < end; j += kSample) add(j, log2_[kSample]);
   }
 
-  // Every route_stride-th query of the tile, counted back from its last.
+  // Every route_stride-th query of the tile, counted back from its last; first every second of
+  // them.
   void load_queries(const Tile& tile, Scratch& s) const {
     const std::int64_t stride = options_.route_stride;
     s.lanes = (tile.last - tile.first + stride - 1) / stride;
@@ -263,12 +272,13 @@ class RoutedPlanner final : public Planner {
     float* q = s.query.reserve(lanes_pad * d_pad_);
     std::fill_n(q, lanes_pad * d_pad_, 0.0f);
     std::int64_t lane = 0;
-    for (std::int64_t i = tile.last - 1; i >= tile.first; i -= stride, ++lane)
-      rows_.to_f32(row(in_.q, tile.batch, tile.head, i), in_.q.dtype, static_cast<int>(index_.d),
-                   q + lane * d_pad_);
+    for (const std::int64_t offset : {std::int64_t{0}, stride})
+      for (std::int64_t i = tile.last - 1 - offset; i >= tile.first; i -= 2 * stride, ++lane)
+        rows_.to_f32(row(in_.q, tile.batch, tile.head, i), in_.q.dtype, static_cast<int>(index_.d),
+                     q + lane * d_pad_);
     if (options_.routing != Routing::kStrict)
       kernels_.pack_q(q, static_cast<int>(lanes_pad / kLanes), static_cast<int>(d_pad_),
-                      s.packed.reserve(lanes_pad * d_pad_ * 4));
+                      s.packed.reserve(lanes_pad * d_pad_ * (kernels_.bf16 ? 2 : 4)));
   }
 
   void add_keys(std::int64_t bh, const std::vector<std::int32_t>& clusters, TilePlan& out) const {

@@ -10,8 +10,8 @@
 //   weights P  f32:  [vec][n_pad][16]        bf16: [vec][n_pad / 2][16][2]
 //   O          f32:  [vec][dv_pad][16]
 //
-// With queries in the lanes the softmax is vertical, keys need no transposition, and the products of
-// Q K^T and P V are both "rows of a gathered block times a lane vector".
+// With queries in the lanes the softmax is vertical, keys need no transposition, and the products
+// of Q K^T and P V are both "rows of a gathered block times a lane vector".
 #pragma once
 
 #include <cstddef>
@@ -93,14 +93,15 @@ struct RowKernels {
   void (*add_totals)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
                      const float* weight, float* m, float* l);
   /// Orders n rows and estimates their weight in the whole attention. rank[j] orders by the largest
-  /// scale s - far_total[lane] over the lanes (larger is better, NaN is 0), the largest share of a key
-  /// among its competitors. mean[j] is the mean over the lanes of 2^(scale s + weight[j] - total[lane])
-  /// where it can exceed `worth`, else zero; total >= far_total.
-  void (*rank_rows)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
-                    const float* weight, const float* far_total, const float* total, float worth,
-                    std::uint32_t* rank, float* mean);
+  /// scale s - far_total[lane] over the lanes (larger is better, NaN is 0), the largest share of a
+  /// key among its competitors. mean[j] is the mean over the first mean_lanes lanes of 2^(scale s +
+  /// weight[j] - total[lane]) where it can exceed `worth`, else zero; total >= far_total.
+  void (*rank_rows)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, int mean_lanes,
+                    float scale, const float* weight, const float* far_total, const float* total,
+                    float worth, std::uint32_t* rank, float* mean);
   /// For each lane the row with the largest s + bias (lowest on ties): s [vecs][n_pad][16].
-  void (*argmax)(const float* s, int n, int n_pad, int vecs, const float* bias, std::uint16_t* best);
+  void (*argmax)(const float* s, int n, int n_pad, int vecs, const float* bias,
+                 std::uint16_t* best);
   /// The smallest key t > 0 for which the counts of all entries with key >= t are within *limit,
   /// which is lowered by them. Counts are whole numbers below 2^24 in all.
   std::uint32_t (*threshold)(const std::uint32_t* key, const float* count, int n, float* limit);

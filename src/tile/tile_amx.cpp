@@ -29,8 +29,8 @@ struct Configured {
   Configured& operator=(const Configured&) = delete;
 };
 
-// Two rows of A against two lane vectors of B. A: row tiles `a_row` dwords apart, steps `a_k` apart,
-// rows `a_stride` bytes; B and C: vectors b_vec, c_vec apart, one after the other within.
+// Two rows of A against two lane vectors of B. A: row tiles `a_row` dwords apart, steps `a_k`
+// apart, rows `a_stride` bytes; B and C: vectors b_vec, c_vec apart, one after the other within.
 template <bool kAdd>
 inline void product_2x2(const std::uint32_t* a, std::ptrdiff_t a_row, std::ptrdiff_t a_k,
                         std::ptrdiff_t a_stride, int steps, const std::uint32_t* b,
@@ -64,8 +64,8 @@ inline void product_2x2(const std::uint32_t* a, std::ptrdiff_t a_row, std::ptrdi
   _tile_stored(3, c1 + c_vec, kStride);
 }
 
-// Heads of up to 64 (two steps), as most models have: the tiles of two lane vectors stay in registers
-// while the rows pass by, which halves the loads.
+// Heads of up to 64 (two steps), as most models have: the tiles of two lane vectors stay in
+// registers while the rows pass by, which halves the loads.
 inline void scores_two_steps(const std::uint32_t* k, std::ptrdiff_t row, int row_tiles,
                              const std::uint32_t* q, std::ptrdiff_t q_vec, float* s,
                              std::ptrdiff_t s_vec) {
@@ -86,6 +86,29 @@ inline void scores_two_steps(const std::uint32_t* k, std::ptrdiff_t row, int row
     _tile_dpbf16ps(1, 3, 7);
     _tile_stored(0, s, kStride);
     _tile_stored(1, s + s_vec, kStride);
+  }
+}
+
+// The same for one lane vector: two row tiles at a time, to keep two sums in flight.
+inline void scores_two_steps(const std::uint32_t* k, std::ptrdiff_t row, int row_tiles,
+                             const std::uint32_t* q, float* s) {
+  constexpr int kStride = 64;
+  const std::ptrdiff_t k_stride = row * 4;
+  _tile_loadd(4, q, kStride);
+  _tile_loadd(5, q + kTileDwords, kStride);
+  for (int r = 0; r < row_tiles; r += 2, k += 32 * row, s += 2 * kTileDwords) {
+    _tile_loadd(2, k, k_stride);
+    _tile_loadd(3, k + 16, k_stride);
+    _tile_loadd(6, k + 16 * row, k_stride);
+    _tile_loadd(7, k + 16 * row + 16, k_stride);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_dpbf16ps(0, 2, 4);
+    _tile_dpbf16ps(1, 6, 4);
+    _tile_dpbf16ps(0, 3, 5);
+    _tile_dpbf16ps(1, 7, 5);
+    _tile_stored(0, s, kStride);
+    _tile_stored(1, s + kTileDwords, kStride);
   }
 }
 
@@ -130,16 +153,18 @@ void scores(const void* k, int n_pad, const void* q, int vecs, int d_pad, float*
             std::ptrdiff_t s_vec) {
   const Configured config;
   const std::ptrdiff_t row = std::ptrdiff_t{d_pad} / 2;  // dwords
-  if (d_pad == 64 && vecs % 2 == 0) {
-    for (int v = 0; v < vecs; v += 2)
-      scores_two_steps(static_cast<const std::uint32_t*>(k), row, n_pad / 16,
-                       static_cast<const std::uint32_t*>(q) + v * row * kLanes, row * kLanes,
-                       s + v * s_vec, s_vec);
+  if (d_pad == 64) {
+    const auto* keys = static_cast<const std::uint32_t*>(k);
+    const auto* lanes = static_cast<const std::uint32_t*>(q);
+    int v = 0;
+    for (; v + 2 <= vecs; v += 2)
+      scores_two_steps(keys, row, n_pad / 16, lanes + v * row * kLanes, row * kLanes, s + v * s_vec,
+                       s_vec);
+    if (v < vecs) scores_two_steps(keys, row, n_pad / 16, lanes + v * row * kLanes, s + v * s_vec);
     return;
   }
   product<false>(static_cast<const std::uint32_t*>(k), 16 * row, 16, row * 4, n_pad / 16,
-                 d_pad / 32, static_cast<const std::uint32_t*>(q), row * kLanes, vecs, s,
-                 s_vec);
+                 d_pad / 32, static_cast<const std::uint32_t*>(q), row * kLanes, vecs, s, s_vec);
 }
 
 // V block: tiles [dv_pad / 16][n_pad / 32] of 16 dimensions x 16 pairs of keys.

@@ -163,9 +163,8 @@ inline void softmax_vector(const float* s, int n, int n_pad, float scale, LaneSt
   for (; j < n; j += 2) {
     const float* at = s + j * kLanes;
     const __m512 w0 = exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at), factor, m));
-    const __m512 w1 = j + 1 < n
-                          ? exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at + kLanes), factor, m))
-                          : _mm512_setzero_ps();
+    const __m512 w1 = j + 1 < n ? exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at + kLanes), factor, m))
+                                : _mm512_setzero_ps();
     sum0 = _mm512_add_ps(sum0, w0);
     sum1 = _mm512_add_ps(sum1, w1);
     _mm512_store_si512(p + j / 2 * kLanes, pairs(w0, w1));

@@ -69,7 +69,8 @@ void from_f32(const float* src, int n, DType t, void* out) {
   for (; i < n; ++i) store_element(out, t, i, src[i]);
 }
 
-// 2^x for x <= 127 with a relative error below 3e-7 (rough: 7e-4), zero below 2^-126 (hidden keys), NaN for NaN.
+// 2^x for x <= 127 with a relative error below 3e-7 (rough: 7e-4), zero below 2^-126 (hidden keys),
+// NaN for NaN.
 template <bool kRough = false>
 HWY_INLINE V exp2_or_zero(V x) {
   const D d;
@@ -115,9 +116,9 @@ void pack_q(const float* rows, int vecs, int d_pad, void* out) {
 
 // C[r][v] (+)= sum_k a[r * a_row + k * a_k] b[v][k][16], one register block.
 template <int kR, int kW, bool kAdd>
-HWY_INLINE void block_product(const float* HWY_RESTRICT a, std::ptrdiff_t a_row,
-                              std::ptrdiff_t a_k, int depth, const float* HWY_RESTRICT b,
-                              std::ptrdiff_t b_vec, float* HWY_RESTRICT c, std::ptrdiff_t c_vec) {
+HWY_INLINE void block_product(const float* HWY_RESTRICT a, std::ptrdiff_t a_row, std::ptrdiff_t a_k,
+                              int depth, const float* HWY_RESTRICT b, std::ptrdiff_t b_vec,
+                              float* HWY_RESTRICT c, std::ptrdiff_t c_vec) {
   const D d;
   V acc[kR][kW * kParts];
   for (int r = 0; r < kR; ++r)
@@ -206,17 +207,16 @@ void apply_mask(float* s, int n, int n_pad, int vec, float scale, const BlockMas
   const I di;
   for (int p = 0; p < kParts; ++p) {
     const V factor = hn::Set(d, scale), hidden = hn::Set(d, kMasked);
-    const auto end = mask.lane_end == nullptr
-                         ? hn::Set(di, 0x7fffffff)
-                         : hn::Load(di, mask.lane_end + vec * kLanes + p * kN);
+    const auto end = mask.lane_end == nullptr ? hn::Set(di, 0x7fffffff)
+                                              : hn::Load(di, mask.lane_end + vec * kLanes + p * kN);
     for (int j = 0; j < n; ++j) {
       float* at = s + j * kLanes + p * kN;
       const V add = hn::Set(d, mask.weight != nullptr ? mask.weight[j] : 0.0f);
       V x = hn::MulAdd(hn::Load(d, at), factor, add);
       if (mask.bias != nullptr)
-        x = hn::Max(hidden, hn::Add(x, hn::Load(d, mask.bias +
-                                                       (std::ptrdiff_t{vec} * n_pad + j) * kLanes +
-                                                       p * kN)));
+        x = hn::Max(hidden,
+                    hn::Add(x, hn::Load(d, mask.bias + (std::ptrdiff_t{vec} * n_pad + j) * kLanes +
+                                               p * kN)));
       if (mask.position != nullptr) {
         const auto visible = hn::Gt(end, hn::Set(di, mask.position[j]));
         x = hn::IfThenElse(hn::RebindMask(d, visible), x, hidden);
@@ -262,8 +262,8 @@ void softmax(float* s, int n, int n_pad, int vecs, float scale, const BlockMask&
         hn::Store(a, d, out + j * kLanes);
       }
       for (; j < n_pad; ++j) hn::Store(hn::Zero(d), d, out + j * kLanes);
-      const V alpha = hn::IfThenElse(hn::Eq(m_old, m), hn::Set(d, 1.0f),
-                                     exp2_or_zero(hn::Sub(m_old, m)));
+      const V alpha =
+          hn::IfThenElse(hn::Eq(m_old, m), hn::Set(d, 1.0f), exp2_or_zero(hn::Sub(m_old, m)));
       hn::Store(alpha, d, state[v].alpha + part * kN);
       const V l = hn::Load(d, state[v].l + part * kN);
       hn::Store(hn::MulAdd(l, alpha, hn::Add(sum, sum2)), d, state[v].l + part * kN);
@@ -388,35 +388,35 @@ inline std::uint32_t ordered(float x) {
   return x != x ? 0 : u ^ flip;
 }
 
-void rank_rows(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
+void rank_rows(const float* s, std::ptrdiff_t s_vec, int n, int lanes, int mean_lanes, float scale,
                const float* weight, const float* far_total, const float* total, float worth,
                std::uint32_t* rank, float* mean) {
   const D d;
-  const V factor = hn::Set(d, scale);
-  const float share = 1.0f / static_cast<float>(lanes), log_worth = std::log2(worth);
-  const int full = lanes / kN, left = lanes % kN;
+  const V factor = hn::Set(d, scale), hidden = hn::Set(d, kMasked);
+  const float share = 1.0f / static_cast<float>(mean_lanes), log_worth = std::log2(worth);
   const auto exponent = [&](int part, int j, const float* less) {
     const float* at = s + part / kParts * s_vec + part % kParts * kN + j * kLanes;
     return hn::MulSub(hn::Load(d, at), factor, hn::LoadU(d, less + part * kN));
   };
-  const auto real = hn::FirstN(d, static_cast<std::size_t>(left));
+  // The last machine vector may hold fewer lanes than fit.
+  const auto rest = [&](int all) { return hn::FirstN(d, static_cast<std::size_t>(all % kN)); };
   for (int j = 0; j < n; ++j) {
-    V top = hn::Set(d, kMasked);
-    for (int part = 0; part < full; ++part) top = hn::Max(top, exponent(part, j, far_total));
-    if (left > 0)
-      top = hn::Max(
-          top, hn::IfThenElse(real, exponent(full, j, far_total), hn::Set(d, kMasked)));
+    V top = hidden;
+    for (int part = 0; part < lanes / kN; ++part) top = hn::Max(top, exponent(part, j, far_total));
+    if (lanes % kN > 0)
+      top = hn::Max(top, hn::IfThenElse(rest(lanes), exponent(lanes / kN, j, far_total), hidden));
     const float best = hn::GetLane(hn::MaxOfLanes(d, top));
     rank[j] = ordered(best);
     mean[j] = 0.0f;
     if (best + weight[j] <= log_worth) continue;  // the mean is not above the maximum
     V sum = hn::Zero(d);
     const V w = hn::Set(d, weight[j]);
-    for (int part = 0; part < full; ++part)
-      sum = hn::Add(sum, exp2_or_zero<true>(hn::Add(exponent(part, j, total), w)));
-    if (left > 0)
-      sum = hn::Add(sum, hn::IfThenElseZero(
-                             real, exp2_or_zero<true>(hn::Add(exponent(full, j, total), w))));
+    const auto part_share = [&](int part) {
+      return exp2_or_zero<true>(hn::Add(exponent(part, j, total), w));
+    };
+    for (int part = 0; part < mean_lanes / kN; ++part) sum = hn::Add(sum, part_share(part));
+    if (mean_lanes % kN > 0)
+      sum = hn::Add(sum, hn::IfThenElseZero(rest(mean_lanes), part_share(mean_lanes / kN)));
     mean[j] = hn::GetLane(hn::SumOfLanes(d, sum)) * share;
   }
 }
@@ -438,8 +438,7 @@ void argmax(const float* s, int n, int n_pad, int vecs, const float* bias, std::
       }
       hn::Store(which, di, index + part * kN);
     }
-    for (int i = 0; i < kLanes; ++i)
-      best[v * kLanes + i] = static_cast<std::uint16_t>(index[i]);
+    for (int i = 0; i < kLanes; ++i) best[v * kLanes + i] = static_cast<std::uint16_t>(index[i]);
   }
 }
 
@@ -493,8 +492,8 @@ inline Kernels make_kernels(Isa isa) {
 }
 
 inline RowKernels make_row_kernels(Isa isa) {
-  return {isa, dots, axpys, exp2s, max_of, to_f32, from_f32, add_totals,
-          rank_rows, argmax, threshold};
+  return {isa,      dots,       axpys,     exp2s,  max_of,   to_f32,
+          from_f32, add_totals, rank_rows, argmax, threshold};
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The same kernels without vectors: the fallback everywhere, and what the others are tested against.
+// The same kernels without vectors: the fallback everywhere, and what the others are tested
+// against.
 #define HWY_COMPILE_ONLY_SCALAR
 #include "tile/tile_f32-inl.h"
 #include "tile/tile_tables.h"

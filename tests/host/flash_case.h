@@ -1,5 +1,5 @@
-// One FLASH_ATTN_EXT operation on random tensors, laid out as llama.cpp lays out its cache, computed
-// by whatever scheduler the test hands in, and by a float64 oracle.
+// One FLASH_ATTN_EXT operation on random tensors, laid out as llama.cpp lays out its cache,
+// computed by whatever scheduler the test hands in, and by a float64 oracle.
 #pragma once
 
 #include <cmath>
@@ -76,8 +76,8 @@ class FlashTensors {
     ggml_set_name(v_, "cache_v_l0");
     if (c.mask != Mask::kNone)
       mask_ = ggml_new_tensor_4d(leaves_.get(), GGML_TYPE_F16, c.n_kv, c.n_q, 1, c.streams);
-    buffer_.reset(ggml_backend_alloc_ctx_tensors_from_buft(leaves_.get(),
-                                                           ggml_backend_cpu_buffer_type()));
+    buffer_.reset(
+        ggml_backend_alloc_ctx_tensors_from_buft(leaves_.get(), ggml_backend_cpu_buffer_type()));
     std::mt19937 random(c.seed);
     fill(q_, random, 1.5f);
     fill(k_, random, 1.0f);
@@ -87,20 +87,26 @@ class FlashTensors {
 
   ggml_tensor* k() { return k_; }
 
-  /// Computes the operation; dst as [streams][n_q][h_q][d_v]. With `between`, computes the same graph
-  /// a second time after it, as llama.cpp does where it reuses a graph, and returns that result.
-  std::vector<float> compute(ggml_backend_sched_t sched, const std::function<void()>& between = {}) {
+  /// Computes the operation; dst as [streams][n_q][h_q][d_v]. With `between`, computes the same
+  /// graph a second time after it, as llama.cpp does where it reuses a graph, and returns that
+  /// result.
+  std::vector<float> compute(ggml_backend_sched_t sched,
+                             const std::function<void()>& between = {}) {
     const FlashCase& c = case_;
     Context graph_memory(
         ggml_init({ggml_tensor_overhead() * 32 + ggml_graph_overhead(), nullptr, true}));
     ggml_context* ctx = graph_memory.get();
     const auto cache_view = [&](ggml_tensor* t, std::int64_t d) {
-      const std::size_t head = ggml_row_size(c.type, d), row = head * static_cast<std::size_t>(c.h_kv);
-      return ggml_permute(ctx, ggml_view_4d(ctx, t, d, c.h_kv, c.n_kv, c.streams, head, row,
-                                            row * static_cast<std::size_t>(c.n_kv), 0), 0, 2, 1, 3);
+      const std::size_t head = ggml_row_size(c.type, d),
+                        row = head * static_cast<std::size_t>(c.h_kv);
+      return ggml_permute(ctx,
+                          ggml_view_4d(ctx, t, d, c.h_kv, c.n_kv, c.streams, head, row,
+                                       row * static_cast<std::size_t>(c.n_kv), 0),
+                          0, 2, 1, 3);
     };
-    ggml_tensor* out = ggml_flash_attn_ext(ctx, ggml_permute(ctx, q_, 0, 2, 1, 3), cache_view(k_, c.d),
-                                           cache_view(v_, c.d_v), mask_, scale(), c.max_bias, c.softcap);
+    ggml_tensor* out =
+        ggml_flash_attn_ext(ctx, ggml_permute(ctx, q_, 0, 2, 1, 3), cache_view(k_, c.d),
+                            cache_view(v_, c.d_v), mask_, scale(), c.max_bias, c.softcap);
     ggml_set_output(out);
     ggml_cgraph* graph = ggml_new_graph(ctx);
     ggml_build_forward_expand(graph, out);
@@ -172,9 +178,12 @@ class FlashTensors {
     }
     for (std::int64_t i = 0; i < ggml_nelements(t); ++i) {
       const float x = normal(random);
-      if (t->type == GGML_TYPE_F32) static_cast<float*>(t->data)[i] = x;
-      else if (t->type == GGML_TYPE_F16) static_cast<ggml_fp16_t*>(t->data)[i] = ggml_fp32_to_fp16(x);
-      else static_cast<ggml_bf16_t*>(t->data)[i] = ggml_fp32_to_bf16(x);
+      if (t->type == GGML_TYPE_F32)
+        static_cast<float*>(t->data)[i] = x;
+      else if (t->type == GGML_TYPE_F16)
+        static_cast<ggml_fp16_t*>(t->data)[i] = ggml_fp32_to_fp16(x);
+      else
+        static_cast<ggml_bf16_t*>(t->data)[i] = ggml_fp32_to_bf16(x);
     }
   }
 

@@ -45,8 +45,8 @@ TEST_P(FlashOps, DenseEqualsStockWithinRounding) {
   const double stock = distance(tensors.compute(sched.get()), exact);
   ASSERT_LT(stock, 2e-2) << "the oracle disagrees with ggml";
 
-  // Same dtype: at most twice the error of ggml's own kernel, and a floor of f32 rounding. With bf16
-  // products the floor is bf16's: 2^-8 of values up to about 4.
+  // Same dtype: at most twice the error of ggml's own kernel, and a floor of f32 rounding. With
+  // bf16 products the floor is bf16's: 2^-8 of values up to about 4.
   for (const auto& [compute, floor] : {std::pair{Compute::kF32, 2e-5}, {Compute::kAuto, 1.6e-2}}) {
     LlamaHost host(dense(compute));
     const Scheduler ours = scheduler({cpu.get()});
@@ -55,15 +55,15 @@ TEST_P(FlashOps, DenseEqualsStockWithinRounding) {
     EXPECT_EQ(host.stats().taken, 1);
     EXPECT_EQ(host.stats().error, "");
     EXPECT_EQ(host.stats().masked, GetParam().c.mask == Mask::kCausal ? 0 : 1);
-    EXPECT_LE(distance(result, exact), 2 * stock + floor) << "compute " << static_cast<int>(compute);
+    EXPECT_LE(distance(result, exact), 2 * stock + floor)
+        << "compute " << static_cast<int>(compute);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, FlashOps,
     testing::Values(
-        Named{"causal", {}},
-        Named{"padded", with([](FlashCase& c) { c.used = 200; })},
+        Named{"causal", {}}, Named{"padded", with([](FlashCase& c) { c.used = 200; })},
         Named{"whole_prompt", with([](FlashCase& c) { c.n_q = c.used = c.n_kv = 256; })},
         Named{"one_query", with([](FlashCase& c) { c.n_q = 1, c.used = 77; })},
         Named{"sliding", with([](FlashCase& c) { c.mask = Mask::kSliding, c.used = 230; })},
@@ -164,7 +164,8 @@ TEST(FlashOpsHost, AReusedGraphKeepsItsRewrittenNodeAndModesGiveItBack) {
   EXPECT_EQ(tensors.compute(sched.get(), [] {}), ours);
   EXPECT_EQ(host.stats().taken, 3);
 
-  EXPECT_EQ(tensors.compute(sched.get(), [&] { host.set_mode(LlamaHost::Mode::kObserve); }), expected);
+  EXPECT_EQ(tensors.compute(sched.get(), [&] { host.set_mode(LlamaHost::Mode::kObserve); }),
+            expected);
   EXPECT_EQ(host.stats().taken, 4);
   EXPECT_EQ(host.stock_stats().operations, 1);
   EXPECT_GT(host.stock_stats().seconds, 0);
@@ -175,7 +176,9 @@ TEST(FlashOpsHost, AReusedGraphKeepsItsRewrittenNodeAndModesGiveItBack) {
 #if defined(__x86_64__) && defined(PRESCORE_HAVE_AMX)
 using TileConfig = std::array<std::uint8_t, 64>;
 
-__attribute__((target("amx-tile"))) void load_tiles(const TileConfig& c) { _tile_loadconfig(c.data()); }
+__attribute__((target("amx-tile"))) void load_tiles(const TileConfig& c) {
+  _tile_loadconfig(c.data());
+}
 __attribute__((target("amx-tile"))) TileConfig stored_tiles() {
   TileConfig c{};
   _tile_storeconfig(c.data());

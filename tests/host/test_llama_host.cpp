@@ -1,4 +1,5 @@
-// Whole models through the callback host: counts, and what happens when the cache changes behind us.
+// Whole models through the callback host: counts, and what happens when the cache changes behind
+// us.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -22,8 +23,8 @@ constexpr int kLayers = TinyModel::kLayers;
 std::vector<llama_token> some_tokens(int n, unsigned seed) {
   std::vector<llama_token> tokens;
   for (unsigned i = 0; i < static_cast<unsigned>(n); ++i)
-    tokens.push_back(static_cast<llama_token>((i * 7919u + i * i * 31u + seed * 104729u) %
-                                              TinyModel::kVocab));
+    tokens.push_back(
+        static_cast<llama_token>((i * 7919u + i * i * 31u + seed * 104729u) % TinyModel::kVocab));
   return tokens;
 }
 
@@ -43,7 +44,8 @@ Options dense() {
 
 class Reader {
  public:
-  Reader(llama_model* model, const Options& options, LlamaHost::Mode mode = LlamaHost::Mode::kPrescore)
+  Reader(llama_model* model, const Options& options,
+         LlamaHost::Mode mode = LlamaHost::Mode::kPrescore)
       : host(options), vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))) {
     host.set_mode(mode);
     llama_context_params params = llama_context_default_params();
@@ -135,8 +137,8 @@ TEST(LlamaHost, ComputesSlidingWindowsDenselyByTheMask) {
   EXPECT_LT(relative(exact.read(tokens), stock.read(tokens)), 2e-3);
 }
 
-/// Reads a prompt, changes the cache, reads on: the index that was kept must give the very bits that
-/// one built from scratch gives. Returns the operations that were routed after the change.
+/// Reads a prompt, changes the cache, reads on: the index that was kept must give the very bits
+/// that one built from scratch gives. Returns the operations that were routed after the change.
 template <typename Change>
 std::int64_t kept_equals_fresh(const Change& change, int more) {
   std::vector<float> results[2];
@@ -179,8 +181,9 @@ TEST(LlamaHostCache, RemovedTokensEqualAContextThatNeverHadThem) {
 
 TEST(LlamaHostCache, RotatedKeysLeaveNoStaleIndex) {
   // All positions move by 64, so every key is rotated in place while the mask still looks causal.
-  EXPECT_EQ(kept_equals_fresh(
-                [](Reader& r) { llama_memory_seq_add(r.memory(), 0, 0, -1, 64); }, 64), kLayers);
+  EXPECT_EQ(
+      kept_equals_fresh([](Reader& r) { llama_memory_seq_add(r.memory(), 0, 0, -1, 64); }, 64),
+      kLayers);
 }
 
 TEST(LlamaHostCache, AContextShiftIsComputedDenselyByTheMask) {
@@ -189,12 +192,14 @@ TEST(LlamaHostCache, AContextShiftIsComputedDenselyByTheMask) {
                 [](Reader& r) {
                   llama_memory_seq_rm(r.memory(), 0, 16, 600);
                   llama_memory_seq_add(r.memory(), 0, 600, -1, 16 - 600);
-                }, 64), 0);
+                },
+                64),
+            0);
 }
 
 TEST(LlamaHostCache, AClearedCacheLeavesNoStaleIndex) {
-  EXPECT_EQ(kept_equals_fresh(
-                [](Reader& r) { llama_memory_clear(r.memory(), false); }, 1200), kLayers);
+  EXPECT_EQ(kept_equals_fresh([](Reader& r) { llama_memory_clear(r.memory(), false); }, 1200),
+            kLayers);
 }
 
 TEST(LlamaHostCache, ChunksGiveAnIndexOfTheSameSize) {

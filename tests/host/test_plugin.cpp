@@ -25,7 +25,8 @@ std::string output_of(const std::string& command, int* status) {
   std::string text;
   FILE* pipe = popen((command + " 2>&1").c_str(), "r");
   std::array<char, 4096> part;
-  while (const std::size_t n = std::fread(part.data(), 1, part.size(), pipe)) text.append(part.data(), n);
+  while (const std::size_t n = std::fread(part.data(), 1, part.size(), pipe))
+    text.append(part.data(), n);
   *status = pclose(pipe);
   return text;
 }
@@ -112,10 +113,12 @@ class PluginInPrograms : public testing::Test {
   /// Output of the unmodified program over one context.
   std::string perplexity(const std::string& environment, int ctx, int* status) {
     const std::string n = std::to_string(ctx);
-    // A program with the CPU backend compiled in looks at GGML_BACKEND_PATH only where an option makes
-    // it load backends; -ot with a tensor that no model has is one.
-    return output_of(environment + " " + kProgram + " -m " + kModel + " -f " + text_file() + " -c " + n +
-                     " -b " + n + " -ub " + n + " --chunks 1 -t 2 --no-warmup -ot none=CPU", status);
+    // A program with the CPU backend compiled in looks at GGML_BACKEND_PATH only where an option
+    // makes it load backends; -ot with a tensor that no model has is one.
+    return output_of(environment + " " + kProgram + " -m " + kModel + " -f " + text_file() +
+                         " -c " + n + " -b " + n + " -ub " + n +
+                         " --chunks 1 -t 2 --no-warmup -ot none=CPU",
+                     status);
   }
   const std::string plugin_ = "GGML_BACKEND_PATH=" + kPlugin + " PRESCORE_STATS=1 ";
 };
@@ -132,9 +135,10 @@ TEST_F(PluginInPrograms, PerplexityIsThatOfTheCommand) {
   EXPECT_TRUE(std::isfinite(ppl)) << program;
 
   const std::string json = (std::filesystem::temp_directory_path() / "prescore_test.json").string();
-  const std::string command =
-      output_of(kCommand + " ppl -m " + kModel + " -f " + text_file() + " -c 1024 --methods routed" +
-                    " --budget 512 --score half -t 2 --warmup 0 --json " + json, &status);
+  const std::string command = output_of(
+      kCommand + " ppl -m " + kModel + " -f " + text_file() + " -c 1024 --methods routed" +
+          " --budget 512 --score half -t 2 --warmup 0 --json " + json,
+      &status);
   ASSERT_EQ(status, 0) << command;
   std::ifstream in(json);
   const std::string document{std::istreambuf_iterator<char>(in), {}};
@@ -151,7 +155,8 @@ TEST_F(PluginInPrograms, CanBeSwitchedOffAndRefusesBadSettingsInOneLine) {
 
   const std::string bad = perplexity(plugin_ + "PRESCORE_BUDGET=lots", 64, &status);
   EXPECT_EQ(status, 0) << bad;
-  EXPECT_NE(bad.find("prescore: not loaded: PRESCORE_BUDGET, got \"lots\""), std::string::npos) << bad;
+  EXPECT_NE(bad.find("prescore: not loaded: PRESCORE_BUDGET, got \"lots\""), std::string::npos)
+      << bad;
 }
 
 }  // namespace

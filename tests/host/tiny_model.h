@@ -2,13 +2,13 @@
 // quantised weights make of any rounding. They know no text, only token numbers.
 #pragma once
 
+#include <unistd.h>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <random>
 #include <string>
-#include <unistd.h>
 
 #include "ggml.h"
 #include "gguf.h"
@@ -86,13 +86,15 @@ class TinyWriter {
 
   void add(const std::string& name, ggml_tensor* t, float mean, float spread) {
     std::normal_distribution<float> normal(mean, spread);
-    for (std::int64_t i = 0; i < ggml_nelements(t); ++i) static_cast<float*>(t->data)[i] = normal(random_);
+    for (std::int64_t i = 0; i < ggml_nelements(t); ++i)
+      static_cast<float*>(t->data)[i] = normal(random_);
     ggml_set_name(t, name.c_str());
     gguf_add_tensor(file_, t);
   }
   void matrix(const std::string& name, int in, int out) {
     // Twice the usual spread: attention must have preferences.
-    add(name, ggml_new_tensor_2d(ctx_, GGML_TYPE_F32, in, out), 0, 2 / std::sqrt(static_cast<float>(in)));
+    add(name, ggml_new_tensor_2d(ctx_, GGML_TYPE_F32, in, out), 0,
+        2 / std::sqrt(static_cast<float>(in)));
   }
   void norm(const std::string& name, int n) {
     add(name, ggml_new_tensor_1d(ctx_, GGML_TYPE_F32, n), 1, 0.1f);
