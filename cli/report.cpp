@@ -83,7 +83,7 @@ std::string to_text(const Report& r) {
                     fmt::format("{}/{}", row.taken, operations(row))});
       if (!row.left.empty() || row.masked > 0)
         notes += fmt::format("{}: {}.\n", row.method, taken_text(row));
-      if (row.method == "auto") notes += fmt::format("auto took {}: {}.\n", row.took, row.why);
+      if (row.method == "auto") notes += fmt::format("auto took {}.\n", row.why);
     } else {
       cells.insert(cells.end(), {"", "", "host's own"});
     }
