@@ -20,19 +20,17 @@ source_dir=$cache/llama.cpp-$version
 cc=${PRESCORE_LLAMA_CC:-cc}
 cxx=${PRESCORE_LLAMA_CXX:-c++}
 
-# Tuned for this machine, which is what stock llama.cpp does by default (GGML_NATIVE), but without
-# AMX: built with it this version dies of SIGILL on a Xeon.
+# Tuned for this machine, which is what stock llama.cpp does by default (GGML_NATIVE). Given as plain
+# flags, they also name the instruction sets for the key below.
 tuning_flags() {
   [ "$(uname -m)" = x86_64 ] || return 0  # elsewhere GGML_NATIVE=ON does the same
-  local flags=-march=native no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-  if $cc $flags $no_amx -x c -fsyntax-only /dev/null 2>/dev/null; then flags+=" $no_amx"; fi
-  echo "$flags"
+  echo -march=native
 }
 flags=$(tuning_flags)
 
 # The predefined macros name the compiler and every instruction set it will use: another machine or
 # another compiler is another key, so nothing built for one CPU ever runs on another.
-key=$({ cat "$root/cmake/llama/CMakeLists.txt"; $cc $flags -dM -E -x c /dev/null; } |
+key=$({ cat "$root"/cmake/llama/*; $cc $flags -dM -E -x c /dev/null; } |
   sha256sum | cut -c1-12)
 prefix=$cache/llama.cpp-$version-$key
 

@@ -24,7 +24,7 @@ case $what in '' | dev | bench) ;; *) die "what to set up: dev, bench or nothing
 
 # The stamp's name hashes all that decides the outcome; its lines are the files that must exist.
 # One a mode: `dev` after the plain set-up has only the rest to do, and the other way round nothing.
-key=$({ cat "$root"/scripts/*.sh "$root"/scripts/requirements.txt "$root"/cmake/llama/CMakeLists.txt
+key=$({ cat "$root"/scripts/*.sh "$root"/scripts/requirements.txt "$root"/cmake/llama/*
         grep -m1 -E '^(flags|Features)' /proc/cpuinfo || true
         echo "$cache $venv ${PRESCORE_LLAMA_CC:-} ${PRESCORE_LLAMA_CXX:-}"; } |
   sha256sum | cut -c1-16)

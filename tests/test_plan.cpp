@@ -309,6 +309,22 @@ TEST(PlanChoice, AutoIsAFunctionOfTheShapeAndSaysWhy) {
   EXPECT_NE(few.reason, many.reason);
 }
 
+// A window smaller than a tile still holds the query itself.
+TEST(PlanChoice, TinyBudgetsReadTheNearestKeys) {
+  for (const Method method : {Method::kWindow, Method::kRouted, Method::kTopK}) {
+    Case c;
+    c.h_q = 2, c.h_kv = 1, c.n_q = c.n_kv = 300, c.d = 16, c.d_v = 16;
+    Data data(c);
+    Options o;
+    o.index = small_index();
+    o.plan.method = method, o.plan.budget = 8, o.plan.sinks = o.index.sinks = 0;
+    const Report report =
+        attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o);
+    // Query i of a head reads min(i + 1, 8) keys.
+    EXPECT_EQ(report.counters.keys, 2 * (8 * 300 - 28));
+  }
+}
+
 // The packed copy holds the same rows.
 TEST(PlanChoice, PackedKeysGiveTheSameBits) {
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {

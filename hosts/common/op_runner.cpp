@@ -152,6 +152,7 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   } else if (options.plan.method == Method::kAuto) {
     const Choice choice = choose_method(n_q, n, q->ne[0], options.plan);
     options.plan.method = choice.method;
+    options.plan.dense_until = std::max(options.plan.dense_until, choice.crossover);
     stats_.why = choice.reason;
   }
 

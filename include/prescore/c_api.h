@@ -109,6 +109,7 @@ typedef struct prescore_options {
   uint64_t seed;
   /* Of the index that the call makes where the caller gives none; null: the defaults. */
   const prescore_index_options* index;
+  int64_t dense_until; /* tiles that see at most so many keys read them all; 0: the budget */
 } prescore_options;
 
 /* What happened in a call. Set struct_size (or use prescore_report_init) before it. */

@@ -105,10 +105,12 @@ struct Plan {
   std::vector<TilePlan> reads;
 };
 
-/// What `auto` takes and why, a pure function of the shape.
+/// What `auto` takes and why, a pure function of the shape. Routed comes with dense_until = crossover:
+/// whether a tile is read densely depends on its position alone, never on how the prompt was cut.
 struct Choice {
   Method method = Method::kDense;
   std::string reason;
+  std::int64_t crossover = 0;  ///< keys that a tile must see to be routed; 0 where not `auto`
 };
 Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const PlanOptions&);
 

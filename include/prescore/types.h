@@ -91,7 +91,12 @@ enum class Score : std::uint8_t { kKeyNorm, kLeverage, kKMeans, kKeyDiff, kRando
 struct PlanOptions {
   Method method = Method::kAuto;
   /// Most keys one query reads: sinks, window and far keys together.
+  /// Routed and top-k keep all their promises from sinks + window + tile + segment - 1 keys on (783
+  /// with the defaults); below that they cut the window, and keys before it are not read.
   std::int64_t budget = 1280;
+  /// A tile whose last query sees at most this many keys reads them all; 0: as many as the budget.
+  /// `auto` sets it to its crossover.
+  std::int64_t dense_until = 0;
   /// First keys, always read.
   std::int64_t sinks = 16;
   /// Least number of most recent keys that are always read. The window of `routed` and `topk` begins

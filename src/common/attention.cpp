@@ -57,13 +57,14 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   if (visibility.mask != nullptr) {
     if (plan.method != Method::kAuto && plan.method != Method::kDense)
       fail("attention", "a mask with a sparse method", "one", "method dense or auto");
-    report.choice = {Method::kDense, "dense: the mask is not causal"};
+    report.choice = {Method::kDense, "dense: the mask is not causal", 0};
   } else if (plan.method == Method::kAuto) {
     report.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[3], plan);
   } else {
-    report.choice = {plan.method, "as asked"};
+    report.choice = {plan.method, "as asked", 0};
   }
   plan.method = report.choice.method;
+  plan.dense_until = std::max(plan.dense_until, report.choice.crossover);
 
   const auto begin = Clock::now();
   KeyIndex own(options.index);
@@ -102,17 +103,21 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
 }
 
 Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const PlanOptions& o) {
-  // Measured with bench/crossover (docs/performance.md): routed wins from about four budgets on.
+  // Measured with bench/crossover (docs/performance.md): a tile is faster routed from about two
+  // budgets of visible keys on, at every head size and ISA level.
   constexpr std::int64_t kFewQueries = 32;
-  const std::int64_t crossover = 4 * o.budget;
+  const std::int64_t crossover = 2 * o.budget;
   const auto keys = [](std::int64_t n) { return std::to_string(n) + " keys"; };
   static_cast<void>(d);
   if (n_q < kFewQueries)
-    return {Method::kDense, "dense: fewer than 32 queries read the keys once either way"};
-  if (n_kv < crossover)
-    return {Method::kDense, "dense: " + keys(n_kv) + ", below the crossover at " + keys(crossover)};
+    return {Method::kDense, "dense: fewer than 32 queries read the keys once either way", 0};
+  if (n_kv <= crossover)
+    return {Method::kDense, "dense: " + keys(n_kv) + ", within the crossover at " + keys(crossover),
+            crossover};
   return {Method::kRouted,
-          "routed: " + keys(n_kv) + ", from the crossover at " + keys(crossover) + " on"};
+          "routed: " + keys(n_kv) + ", tiles beyond the crossover at " + keys(crossover) +
+              " are routed, those before it dense",
+          crossover};
 }
 
 static bool isa_is_bf16(Compute compute, DType dtype) {

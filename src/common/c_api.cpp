@@ -119,7 +119,7 @@ prescore_options c_defaults(const Options& o) {
   c.budget = o.plan.budget, c.sinks = o.plan.sinks;
   c.window = o.plan.window, c.tile = o.plan.tile, c.open_groups = o.plan.open_groups;
   c.open_segments = o.plan.open_segments, c.route_stride = o.plan.route_stride;
-  c.seed = o.plan.seed;
+  c.seed = o.plan.seed, c.dense_until = o.plan.dense_until;
   return c;
 }
 
@@ -139,7 +139,7 @@ Options to_options(const prescore_options* from) {
   o.plan.tile = c.tile, o.plan.standin_share = c.standin_share;
   o.plan.open_groups = c.open_groups;
   o.plan.open_segments = c.open_segments, o.plan.route_stride = c.route_stride;
-  o.plan.seed = c.seed;
+  o.plan.seed = c.seed, o.plan.dense_until = c.dense_until;
   o.score.score = o.plan.score, o.score.seed = c.seed;
   o.index = to_options(c.index);
   o.compute = to_enum(c.compute, Compute::kBF16, "compute");

@@ -13,6 +13,8 @@ void check_plan_options(const PlanOptions& o) {
   check(o.budget >= 1 && o.budget <= kMost, "plan", "budget", o.budget, "1 to 2^40 keys");
   check(o.sinks >= 0 && o.sinks <= kMost, "plan", "sinks", o.sinks, "0 to 2^40 keys");
   check(o.window >= 1 && o.window <= kMost, "plan", "window", o.window, "1 to 2^40 keys");
+  check(o.dense_until >= 0 && o.dense_until <= kMost, "plan", "dense_until", o.dense_until,
+        "0 to 2^40 keys");
   check(o.tile >= 16 && o.tile <= 256 && o.tile % 16 == 0, "plan", "tile", o.tile,
         "a multiple of 16 from 16 to 256 queries");
   check(o.open_groups >= 0 && o.open_groups <= kMost, "plan", "open_groups", o.open_groups,

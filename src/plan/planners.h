@@ -22,13 +22,19 @@ struct Layout {
   bool all() const noexcept { return sinks >= window; }
 };
 
+/// Queries of a tile. Where the budget is so small that the window of a tile's last query could leave
+/// out the keys next to its first, every query is a tile of its own.
+inline std::int64_t tile_size(const PlanOptions& o, std::int64_t sinks) noexcept {
+  return o.routing == Routing::kStrict || o.budget < sinks + o.tile ? 1 : o.tile;
+}
+
 /// The sinks, the window and the share of the far keys within the budget. `boundary`: the far keys
 /// end at a multiple of it, and not after `limit`.
 inline Layout make_layout(const Visibility& v, const Tile& t, const PlanOptions& o,
                           std::int64_t boundary, std::int64_t limit) {
   Layout x;
   x.end = v.end(t.last - 1);
-  if (x.end <= o.budget) return x;  // everything, as one range
+  if (x.end <= std::max(o.budget, o.dense_until)) return x;  // everything, as one range
   // Not causal: there is no recency; every whole segment is far.
   const std::int64_t first = v.causal ? v.end(t.first) - o.window : x.end;
   x.local = std::min(std::max<std::int64_t>(first, 0) / boundary * boundary, limit);

@@ -63,9 +63,9 @@ class RoutedPlanner final : public Planner {
     for (std::size_t c = 1; c < log2_.size(); ++c) log2_[c] = std::log2(static_cast<float>(c));
   }
 
-  std::int64_t tile() const noexcept override {
-    return options_.routing == Routing::kStrict ? 1 : options_.tile;
-  }
+  std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
+
+  bool single() const noexcept { return tile_size(options_, options_.sinks) == 1; }
 
   void plan(const Tile& tile, int worker, TilePlan& out) const override {
     const Layout x =
@@ -138,7 +138,7 @@ class RoutedPlanner final : public Planner {
 
   // Converts the rows for tiles; single queries read them as they lie.
   void load_block(Candidates& c) const {
-    if (options_.routing == Routing::kStrict || c.row.empty()) return;
+    if (single() || c.row.empty()) return;
     const auto n = static_cast<int>(c.row.size());
     c.n_pad = static_cast<int>(round_up(n, kernels_.block_multiple));
     kernels_.load_k(c.row.data(), index_.k_type, n, c.n_pad, static_cast<int>(index_.d),
@@ -233,7 +233,7 @@ class RoutedPlanner final : public Planner {
   void multiply(const Candidates& c, int first, int n, int vecs, float* score, std::ptrdiff_t s_vec,
                 Scratch& s) const {
     if (n == 0) return;
-    if (options_.routing == Routing::kStrict) {
+    if (single()) {
       float* dot = s.dot.reserve(n);
       rows_.dots(s.query.data(), c.row.data() + first, index_.k_type, n, static_cast<int>(index_.d),
                  dot);
@@ -276,7 +276,7 @@ class RoutedPlanner final : public Planner {
       for (std::int64_t i = tile.last - 1 - offset; i >= tile.first; i -= 2 * stride, ++lane)
         rows_.to_f32(row(in_.q, tile.batch, tile.head, i), in_.q.dtype, static_cast<int>(index_.d),
                      q + lane * d_pad_);
-    if (options_.routing != Routing::kStrict)
+    if (!single())
       kernels_.pack_q(q, static_cast<int>(lanes_pad / kLanes), static_cast<int>(d_pad_),
                       s.packed.reserve(lanes_pad * d_pad_ * (kernels_.bf16 ? 2 : 4)));
   }

@@ -32,9 +32,7 @@ class TopKPlanner final : public Planner {
     out.keys.assign(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(n));
     std::sort(out.keys.begin(), out.keys.end());
   }
-  std::int64_t tile() const noexcept override {
-    return options_.routing == Routing::kStrict ? 1 : options_.tile;
-  }
+  std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
   bool shared_by_group() const noexcept override { return true; }
 
  private:

@@ -20,9 +20,7 @@ class WindowPlanner final : public Planner {
     if (sinks > 0) out.ranges.push_back({0, sinks});
     if (begin < end) out.ranges.push_back({begin, end});
   }
-  std::int64_t tile() const noexcept override {
-    return options_.routing == Routing::kStrict ? 1 : options_.tile;
-  }
+  std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
   bool shared_by_group() const noexcept override { return true; }
 
  private:
