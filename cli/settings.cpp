@@ -40,6 +40,10 @@ void MethodFlags::add_to(CLI::App& app) {
   app.add_option("--standins", standins, "What becomes of unread far keys: none, auto, nodes")
       ->capture_default_str()
       ->group(group);
+  app.add_option("--standin-share", standin_share,
+                 "Share of all attention from which an unread node stands in (auto)")
+      ->capture_default_str()
+      ->group(group);
   count("--tile", tile, "Queries of a prompt that choose together, a multiple of 16");
   count("--open-groups", open_groups, "Keys whose groups are opened into clusters, 0: by budget");
   count("--open-segments", open_segments,
@@ -60,7 +64,7 @@ Options MethodFlags::options() const {
   Options o;
   o.plan.budget = budget, o.plan.window = window, o.plan.sinks = sinks, o.plan.tile = tile;
   o.plan.open_groups = open_groups, o.plan.open_segments = open_segments;
-  o.plan.route_stride = route_stride;
+  o.plan.route_stride = route_stride, o.plan.standin_share = standin_share;
   o.plan.standins = host::parse_standins("--standins", standins);
   o.plan.score = o.score.score = host::parse_score("--key-score", key_score);
   o.compute = parse_compute(compute);

@@ -114,7 +114,7 @@ struct PlanOptions {
   /// Keys whose segments (level 2) are opened into groups; 0: all.
   std::int64_t open_segments = 0;
   /// Only every n-th query of a tile takes part in routing.
-  std::int64_t route_stride = 4;
+  std::int64_t route_stride = 2;
   Score score = Score::kLeverage;
   std::uint64_t seed = 0;
 };

@@ -47,8 +47,8 @@ struct Scratch {
 
 // Every kSample-th key of the window takes part in the estimate of a query's whole attention.
 constexpr std::int64_t kSample = 8;
-// More candidates than this (far keys beyond 32,768 in groups of 32) are searched by every second
-// routing query only, so that planning stays below reading.
+// More candidates than this (far keys beyond 32,768 in groups of 32) are searched by one lane
+// vector of the routing queries only, so that planning stays below reading.
 constexpr std::size_t kManyCandidates = 1024;
 
 class RoutedPlanner final : public Planner {
@@ -186,7 +186,8 @@ class RoutedPlanner final : public Planner {
                         Scratch& s) const {
     const bool first = s.lanes == 0;
     if (first) load_queries(tile, s);
-    const std::int64_t wanted = c.row.size() > kManyCandidates ? (s.lanes + 1) / 2 : s.lanes;
+    const std::int64_t wanted =
+        c.row.size() > kManyCandidates ? std::min<std::int64_t>(s.lanes, kLanes) : s.lanes;
     const auto n = static_cast<int>(c.row.size()), lanes = static_cast<int>(wanted);
     if (first) s.fitted = lanes;
     const auto vecs = static_cast<int>(round_up(lanes, kLanes) / kLanes);
@@ -272,8 +273,9 @@ class RoutedPlanner final : public Planner {
     float* q = s.query.reserve(lanes_pad * d_pad_);
     std::fill_n(q, lanes_pad * d_pad_, 0.0f);
     std::int64_t lane = 0;
-    for (const std::int64_t offset : {std::int64_t{0}, stride})
-      for (std::int64_t i = tile.last - 1 - offset; i >= tile.first; i -= 2 * stride, ++lane)
+    for (const std::int64_t phase : {0, 2, 1, 3})
+      for (std::int64_t i = tile.last - 1 - phase * stride; i >= tile.first;
+           i -= 4 * stride, ++lane)
         rows_.to_f32(row(in_.q, tile.batch, tile.head, i), in_.q.dtype, static_cast<int>(index_.d),
                      q + lane * d_pad_);
     if (!single())
