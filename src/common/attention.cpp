@@ -165,8 +165,11 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
     const std::int64_t width = isa_is_bf16(options.compute, k.dtype) ? 2 : 4;
     const std::int64_t routing =
         round_up((options.plan.tile - 1) / options.plan.route_stride + 1, 16);
-    // Lists and converted rows of the candidates, their scores, and what building a segment takes.
-    worker += candidates * (2 * 40 + round_up(d, 32) * width + routing * 4) +
+    // Lists and converted rows of the candidates, their scores (one lane vector of the routing
+    // queries beyond 1,024 candidates), and what building a segment takes.
+    const std::int64_t scores =
+        std::max(candidates * 16, std::min<std::int64_t>(candidates, 1056) * routing) * 4;
+    worker += candidates * (2 * 40 + round_up(d, 32) * width) + scores +
               options.index.segment * (d + 64) * 8;
   } else if (method == Method::kTopK) {
     std::int64_t levels = 1;
