@@ -33,8 +33,8 @@ TileRunner::TileRunner(const AttendInputs& in, const State& out, const tile::Ker
 std::int64_t TileRunner::bytes(std::int64_t lanes, std::int64_t d, std::int64_t d_v) {
   const std::int64_t block = tile::kMaxBlock;
   const std::int64_t l = round_up(lanes, kLanes), dp = round_up(d, 32), dvp = round_up(d_v, 32);
-  return 4 * (l * dp * 2 + l * dvp + block * (dp + dvp) + 3 * 4 * kLanes * block) +
-         16 * l + 12 * l + block * 24 + 4 * dvp;
+  return 4 * (l * dp * 2 + l * dvp + block * (dp + dvp) + 3 * 4 * kLanes * block) + 16 * l +
+         12 * l + block * 24 + 4 * dvp;
 }
 
 void TileRunner::run(const Tile& tile, std::int64_t heads, const TilePlan& plan) {
@@ -54,19 +54,24 @@ void TileRunner::start(const Tile& tile, std::int64_t heads) {
   const std::int64_t padded = round_up(n, kLanes);
   vecs_ = static_cast<int>(padded / kLanes);
 
-  float* q = query_.reserve(padded * d_pad_);
+  const bool as_it_is = !by_rows_ && sign_ > 0;  // not in f32
+  float* q = query_.reserve(as_it_is ? 0 : padded * d_pad_);
+  q_row_.resize(static_cast<std::size_t>(n));
   std::int32_t* end = lane_end_.reserve(padded);
-  std::fill_n(q, padded * d_pad_, 0.0f);
   std::fill_n(end, padded, 0);
   for (std::int64_t l = 0; l < n; ++l) {
     const Lane& lane = lanes_[static_cast<std::size_t>(l)];
-    float* to = q + l * d_pad_;
-    rows_.to_f32(row(in_.q, tile.batch, lane.head, lane.query), in_.q.dtype,
-                 static_cast<int>(d_), to);
-    if (sign_ < 0)
-      for (std::int64_t c = 0; c < d_; ++c) to[c] = -to[c];
-    end[l] = static_cast<std::int32_t>(
-        std::min(in_.visibility.end(lane.query), in_.visibility.n_kv));
+    const void*& from = q_row_[static_cast<std::size_t>(l)];
+    from = row(in_.q, tile.batch, lane.head, lane.query);
+    if (!as_it_is) {
+      float* to = q + l * d_pad_;
+      rows_.to_f32(from, in_.q.dtype, static_cast<int>(d_), to);
+      if (sign_ < 0)
+        for (std::int64_t c = 0; c < d_; ++c) to[c] = -to[c];
+      from = to;
+    }
+    end[l] =
+        static_cast<std::int32_t>(std::min(in_.visibility.end(lane.query), in_.visibility.n_kv));
   }
   tile::LaneState* state = state_.reserve(vecs_);
   for (int v = 0; v < vecs_; ++v) {
@@ -76,7 +81,8 @@ void TileRunner::start(const Tile& tile, std::int64_t heads) {
   }
   std::fill_n(o_.reserve(padded * dv_pad_), padded * dv_pad_, 0.0f);
   if (!by_rows_)
-    kernels_.pack_q(q, vecs_, d_pad_,
+    kernels_.pack_q(q_row_.data(), as_it_is ? in_.q.dtype : DType::kF32, static_cast<int>(n), vecs_,
+                    static_cast<int>(d_), d_pad_,
                     packed_q_.reserve(padded * d_pad_ * (kernels_.bf16 ? 2 : 4)));
 }
 
@@ -210,8 +216,8 @@ void TileRunner::finish(const Tile& tile) {
     const std::int64_t vec = l / kLanes, i = l % kLanes;
     const float sum = state_[vec].l[i], m = state_[vec].m[i];
     const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
-    const float* from = by_rows_ ? o_.data() + l * dv_pad_
-                                 : o_.data() + (vec * dv_pad_) * kLanes + i;
+    const float* from =
+        by_rows_ ? o_.data() + l * dv_pad_ : o_.data() + (vec * dv_pad_) * kLanes + i;
     const std::int64_t step = by_rows_ ? 1 : kLanes;
     for (std::int64_t c = 0; c < d_v_; ++c) o[c] = from[c * step] * factor;
     rows_.from_f32(o, static_cast<int>(d_v_), out_.o.dtype,

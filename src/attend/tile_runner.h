@@ -25,8 +25,8 @@ class TileRunner {
   void run(const Tile& tile, std::int64_t heads, const TilePlan& plan);
 
   /// Keys that the lanes of a tile read under a plan, and those visible to them.
-  static void count(const Visibility& v, const Tile& tile, std::int64_t heads,
-                    const TilePlan& plan, Counters& counters);
+  static void count(const Visibility& v, const Tile& tile, std::int64_t heads, const TilePlan& plan,
+                    Counters& counters);
 
   static std::int64_t bytes(std::int64_t lanes, std::int64_t d, std::int64_t d_v);
 
@@ -49,14 +49,15 @@ class TileRunner {
   const tile::RowKernels& rows_;
   std::int64_t d_, d_v_;
   int d_pad_, dv_pad_, block_;
-  float scale_;  // scores to base-2 exponents
-  float sign_;   // of the scale, moved into Q so that the maximum is a maximum
+  float scale_;            // scores to base-2 exponents
+  float sign_;             // of the scale, moved into Q so that the maximum is a maximum
   int k_lines_, v_lines_;  // cache lines of a row
 
   std::vector<Lane> lanes_;
   bool by_rows_ = false;
   int vecs_ = 0;
   std::int64_t batch_ = 0;
+  std::vector<const void*> q_row_;  // a lane
   Buffer<float> query_, score_, o_, bias_, row_o_;
   Buffer<std::byte> packed_q_, k_block_, v_block_, p_block_;
   Buffer<tile::LaneState> state_;

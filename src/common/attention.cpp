@@ -9,6 +9,7 @@
 #include "attend/tile_runner.h"
 #include "common/check.h"
 #include "common/isa.h"
+#include "plan/candidates.h"
 #include "plan/planners.h"
 #include "tile/tile.h"
 
@@ -168,7 +169,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
     // Lists and converted rows of the candidates, their scores (one lane vector of the routing
     // queries beyond 1,024 candidates), and what building a segment takes.
     const std::int64_t scores =
-        std::max(candidates * 16, std::min<std::int64_t>(candidates, 1056) * routing) * 4;
+        std::max(candidates * 16, std::min(candidates, kManyCandidates + 16) * routing) * 4;
     worker += candidates * (2 * 40 + round_up(d, 32) * width) + scores +
               options.index.segment * (d + 64) * 8;
   } else if (method == Method::kTopK) {

@@ -99,8 +99,7 @@ void SegmentBuilder::group(KeyIndex::Impl& index) {
   const std::int64_t k = std::min(n_groups, n);
   std::vector<float> x(static_cast<std::size_t>(n * d)), mean(static_cast<std::size_t>(k * d));
   for (std::int64_t j = 0; j < n; ++j)
-    std::copy_n(centroid_.data() + full[static_cast<std::size_t>(j)] * d_pad_, d,
-                x.data() + j * d);
+    std::copy_n(centroid_.data() + full[static_cast<std::size_t>(j)] * d_pad_, d, x.data() + j * d);
   for (std::int64_t g = 0; g < k; ++g)
     std::copy_n(x.data() + (k == 1 ? 0 : g * (n - 1) / (k - 1)) * d, d, mean.data() + g * d);
   std::vector<std::uint16_t> label(static_cast<std::size_t>(n), 0);
@@ -113,22 +112,25 @@ void SegmentBuilder::group(KeyIndex::Impl& index) {
       rows[static_cast<std::size_t>(g)] = mean.data() + g * d;
       half[static_cast<std::size_t>(g)] = 0.5f * squared_norm(mean.data() + g * d, d);
     }
+    bool same = it > 0;
     for (std::int64_t j = 0; j < n; ++j) {
       r.dots(x.data() + j * d, rows.data(), DType::kF32, static_cast<int>(k), static_cast<int>(d),
              dot.data());
       std::size_t best = 0;
       for (std::size_t g = 1; g < static_cast<std::size_t>(k); ++g)
         if (dot[g] - half[g] > dot[best] - half[best]) best = g;
+      same = same && label[static_cast<std::size_t>(j)] == best;
       label[static_cast<std::size_t>(j)] = static_cast<std::uint16_t>(best);
     }
+    if (same) break;
     if (it < kIterations) update_means(x.data(), n, d, d, label.data(), mean.data(), k, size);
   }
   for (std::size_t j = 0; j < static_cast<std::size_t>(n); ++j)
     group_[static_cast<std::size_t>(full[j])] = label[j];
 }
 
-void SegmentBuilder::build(KeyIndex::Impl& index, const Tensor& k, const Tensor& v,
-                           std::int64_t bh, std::int64_t segment) {
+void SegmentBuilder::build(KeyIndex::Impl& index, const Tensor& k, const Tensor& v, std::int64_t bh,
+                           std::int64_t segment) {
   const tile::RowKernels& r = tile::row_kernels();
   bf16_ = k.dtype != DType::kF32;
   const tile::Kernels& t = tile::kernels(bf16_);
@@ -146,12 +148,14 @@ void SegmentBuilder::build(KeyIndex::Impl& index, const Tensor& k, const Tensor&
   for (std::int64_t j = 0; j < n; ++j)
     r.to_f32(row(k, ib, ih, first + j), k.dtype, static_cast<int>(d), x + j * d_pad_);
   if (n > 0) centre(x, n, d, d_pad_);
-  t.pack_q(x, static_cast<int>(lanes / kLanes), static_cast<int>(d_pad_),
+  rows_.resize(static_cast<std::size_t>(std::max(seg, n_clusters)));
+  for (std::int64_t j = 0; j < n; ++j) rows_[static_cast<std::size_t>(j)] = x + j * d_pad_;
+  t.pack_q(rows_.data(), DType::kF32, static_cast<int>(n), static_cast<int>(lanes / kLanes),
+           static_cast<int>(d), static_cast<int>(d_pad_),
            packed_.reserve(lanes * d_pad_ * (t.bf16 ? 2 : 4)));
 
   float* centroid = centroid_.reserve(n_clusters * d_pad_);
   std::fill_n(centroid, n_clusters * d_pad_, 0.0f);
-  rows_.resize(static_cast<std::size_t>(std::max(seg, n_clusters)));
   label_.assign(static_cast<std::size_t>(lanes), 0);
   size_.assign(static_cast<std::size_t>(n_clusters), 0);
   if (n > 0) {

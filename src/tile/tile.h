@@ -51,6 +51,7 @@ struct Kernels {
   bool bf16;           // compute type T
   int d_multiple;      // d_pad, dv_pad are multiples of it
   int block_multiple;  // n_pad is a multiple of it
+  int row_multiple;    // and in `scores` alone of this
   int strip;           // lane vectors that are best computed together
   int block;           // keys of a block for d up to 128
 
@@ -61,8 +62,9 @@ struct Kernels {
   void (*load_v)(const void* const* rows, DType dtype, int n, int n_pad, int d, int d_pad,
                  void* out);
   std::int64_t (*v_block_bytes)(int n_pad, int dv_pad);
-  /// f32 rows [16 * vecs][d_pad] (zero-padded) to packed Q.
-  void (*pack_q)(const float* rows, int vecs, int d_pad, void* out);
+  /// Rows of any dtype to packed Q, zero-padded to d_pad and 16 vecs.
+  void (*pack_q)(const void* const* rows, DType dtype, int n, int vecs, int d, int d_pad,
+                 void* out);
   /// Lane vectors of the scores are s_vec floats apart, 16 n_pad where they are dense.
   void (*scores)(const void* k, int n_pad, const void* q, int vecs, int d_pad, float* s,
                  std::ptrdiff_t s_vec);
@@ -88,23 +90,39 @@ struct RowKernels {
   float (*max)(const float* s, int n);
   void (*to_f32)(const void* src, DType dtype, int n, float* out);
   void (*from_f32)(const float* src, int n, DType dtype, void* out);
-  /// One step of a running log-sum-exp: (m, l) of each lane takes in the exponents
-  /// scale s + weight[j] of n rows. Lane vectors of s are s_vec floats apart.
-  void (*add_totals)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
+  // Routing: here lanes are nodes, and the rows of the scores [vec][row][16] are queries. Lane
+  // vectors are s_vec floats apart; weight[vec][16] is log2 of a node's keys, kMasked where there
+  // is no node.
+
+  /// One step of a running log-sum-exp: (m, l)[row][16] take in the exponents scale s + weight, to
+  /// within 3 %.
+  void (*add_totals)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
                      const float* weight, float* m, float* l);
-  /// Orders n rows and estimates their weight in the whole attention. rank[j] orders by the largest
-  /// scale s - far_total[lane] over the lanes (larger is better, NaN is 0), the largest share of a
-  /// key among its competitors. mean[j] is the mean over the first mean_lanes lanes of 2^(scale s +
-  /// weight[j] - total[lane]) where it can exceed `worth`, else zero; total >= far_total.
-  void (*rank_rows)(const float* s, std::ptrdiff_t s_vec, int n, int lanes, int mean_lanes,
-                    float scale, const float* weight, const float* far_total, const float* total,
-                    float worth, std::uint32_t* rank, float* mean);
+  /// The log2 of what sixteen lanes of (m, l) add up to.
+  float (*total)(const float* m, const float* l);
+  /// top[node] <- the largest scale s - total[row], the largest share of a key in what the rows
+  /// attend to; rank orders by it (larger is better, below 2^22, NaN is 0).
+  void (*rank_nodes)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
+                     const float* total, float* top, std::uint32_t* rank);
+  /// The smallest rank t > 0 for which the counts of all entries with rank >= t are within `limit`.
+  /// Of those just below t the first are raised to t for as long as they fit. Counts are whole
+  /// numbers below 2^24 in all.
+  std::uint32_t (*threshold)(std::uint32_t* rank, const float* count, int n, float limit);
+  /// share[node] <- the mean over the rows of 2^(scale s + weight - total[row]), to within 3 %,
+  /// where rank < threshold and share[node], at first a bound of its log2 without the weight, does
+  /// not exclude that it exceeds `worth`; zero elsewhere.
+  void (*mean_shares)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
+                      const float* weight, const float* total, const std::uint32_t* rank,
+                      std::uint32_t threshold, float worth, float* share);
+  /// Nodes with rank >= threshold, and of the others those with share > worth, both in order. Both
+  /// outputs have room for n + 16 nodes.
+  void (*partition)(const std::int32_t* node, const std::uint32_t* rank, const float* share, int n,
+                    std::uint32_t threshold, float worth, std::int32_t* kept, int* n_kept,
+                    std::int32_t* others, int* n_others);
+
   /// For each lane the row with the largest s + bias (lowest on ties): s [vecs][n_pad][16].
   void (*argmax)(const float* s, int n, int n_pad, int vecs, const float* bias,
                  std::uint16_t* best);
-  /// The smallest key t > 0 for which the counts of all entries with key >= t are within *limit,
-  /// which is lowered by them. Counts are whole numbers below 2^24 in all.
-  std::uint32_t (*threshold)(const std::uint32_t* key, const float* count, int n, float* limit);
 };
 
 /// Tables that were compiled in and that the machine supports; null entries elsewhere.

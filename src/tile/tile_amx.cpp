@@ -89,26 +89,25 @@ inline void scores_two_steps(const std::uint32_t* k, std::ptrdiff_t row, int row
   }
 }
 
-// The same for one lane vector: two row tiles at a time, to keep two sums in flight.
-inline void scores_two_steps(const std::uint32_t* k, std::ptrdiff_t row, int row_tiles,
-                             const std::uint32_t* q, float* s) {
+// Sixteen rows against many lane vectors, an even number of them: here the rows stay.
+inline void scores_one_row_tile(const std::uint32_t* k, std::ptrdiff_t row, const std::uint32_t* q,
+                                std::ptrdiff_t q_vec, int vecs, float* s, std::ptrdiff_t s_vec) {
   constexpr int kStride = 64;
-  const std::ptrdiff_t k_stride = row * 4;
-  _tile_loadd(4, q, kStride);
-  _tile_loadd(5, q + kTileDwords, kStride);
-  for (int r = 0; r < row_tiles; r += 2, k += 32 * row, s += 2 * kTileDwords) {
-    _tile_loadd(2, k, k_stride);
-    _tile_loadd(3, k + 16, k_stride);
-    _tile_loadd(6, k + 16 * row, k_stride);
-    _tile_loadd(7, k + 16 * row + 16, k_stride);
+  _tile_loadd(2, k, row * 4);
+  _tile_loadd(3, k + 16, row * 4);
+  for (int v = 0; v < vecs; v += 2, q += 2 * q_vec, s += 2 * s_vec) {
+    _tile_loadd(4, q, kStride);
+    _tile_loadd(5, q + kTileDwords, kStride);
+    _tile_loadd(6, q + q_vec, kStride);
+    _tile_loadd(7, q + q_vec + kTileDwords, kStride);
     _tile_zero(0);
     _tile_zero(1);
     _tile_dpbf16ps(0, 2, 4);
-    _tile_dpbf16ps(1, 6, 4);
+    _tile_dpbf16ps(1, 2, 6);
     _tile_dpbf16ps(0, 3, 5);
-    _tile_dpbf16ps(1, 7, 5);
+    _tile_dpbf16ps(1, 3, 7);
     _tile_stored(0, s, kStride);
-    _tile_stored(1, s + kTileDwords, kStride);
+    _tile_stored(1, s + s_vec, kStride);
   }
 }
 
@@ -127,6 +126,31 @@ inline void product_1x1(const std::uint32_t* a, std::ptrdiff_t a_k, std::ptrdiff
     _tile_dpbf16ps(0, 4, 6);
   }
   _tile_stored(0, c, kStride);
+}
+
+// The same for one lane vector: two row tiles at a time, to keep two sums in flight.
+inline void scores_two_steps(const std::uint32_t* k, std::ptrdiff_t row, int row_tiles,
+                             const std::uint32_t* q, float* s) {
+  constexpr int kStride = 64;
+  const std::ptrdiff_t k_stride = row * 4;
+  _tile_loadd(4, q, kStride);
+  _tile_loadd(5, q + kTileDwords, kStride);
+  int r = 0;
+  for (; r + 2 <= row_tiles; r += 2, k += 32 * row, s += 2 * kTileDwords) {
+    _tile_loadd(2, k, k_stride);
+    _tile_loadd(3, k + 16, k_stride);
+    _tile_loadd(6, k + 16 * row, k_stride);
+    _tile_loadd(7, k + 16 * row + 16, k_stride);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_dpbf16ps(0, 2, 4);
+    _tile_dpbf16ps(1, 6, 4);
+    _tile_dpbf16ps(0, 3, 5);
+    _tile_dpbf16ps(1, 7, 5);
+    _tile_stored(0, s, kStride);
+    _tile_stored(1, s + kTileDwords, kStride);
+  }
+  if (r < row_tiles) product_1x1<false>(k, 16, k_stride, 2, q, s);
 }
 
 template <bool kAdd>
@@ -157,6 +181,10 @@ void scores(const void* k, int n_pad, const void* q, int vecs, int d_pad, float*
     const auto* keys = static_cast<const std::uint32_t*>(k);
     const auto* lanes = static_cast<const std::uint32_t*>(q);
     int v = 0;
+    if (n_pad == 16) {
+      v = vecs / 2 * 2;
+      scores_one_row_tile(keys, row, lanes, row * kLanes, v, s, s_vec);
+    }
     for (; v + 2 <= vecs; v += 2)
       scores_two_steps(keys, row, n_pad / 16, lanes + v * row * kLanes, row * kLanes, s + v * s_vec,
                        s_vec);
@@ -202,6 +230,7 @@ const Kernels* amx_bf16_kernels() {
     t.bf16 = true;
     t.d_multiple = 32;
     t.block_multiple = 32;
+    t.row_multiple = 16;
     t.strip = 2;
     t.block = 128;
     t.load_k = load_rows_bf16;

@@ -89,14 +89,15 @@ inline void transpose16(__m512i r[16]) {
 
 // Packed Q: [vec][d_pad / 2][16][2]. Row r of a lane vector is query r; 32 of its elements make 16
 // pairs, which a transposition turns into 16 rows of one pair of all lanes.
-inline void pack_q_bf16(const float* rows, int vecs, int d_pad, void* out) {
+inline void pack_q_bf16(const void* const* rows, DType t, int n, int vecs, int d, int d_pad,
+                        void* out) {
   auto* to = static_cast<std::uint32_t*>(out);
-  for (int v = 0; v < vecs; ++v)
+  for (int first_row = 0; first_row < vecs * kLanes; first_row += kLanes)
     for (int c = 0; c < d_pad; c += 32, to += 16 * kLanes) {
       __m512i r[16];
       for (int i = 0; i < kLanes; ++i)
-        r[i] = load32_bf16(rows + static_cast<std::ptrdiff_t>(v * kLanes + i) * d_pad, DType::kF32,
-                           c, d_pad - c);
+        r[i] = first_row + i < n ? load32_bf16(rows[first_row + i], t, c, std::max(0, d - c))
+                                 : _mm512_setzero_si512();
       transpose16(r);
       for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * kLanes, r[i]);
     }

@@ -99,6 +99,7 @@ const Kernels* avx512_bf16_kernels() {
     t.bf16 = true;
     t.d_multiple = 32;
     t.block_multiple = 2;
+    t.row_multiple = 1;
     t.strip = 4;
     t.block = 96;
     t.load_k = load_rows_bf16;

@@ -69,22 +69,17 @@ void from_f32(const float* src, int n, DType t, void* out) {
   for (; i < n; ++i) store_element(out, t, i, src[i]);
 }
 
-// 2^x for x <= 127 with a relative error below 3e-7 (rough: 7e-4), zero below 2^-126 (hidden keys),
-// NaN for NaN.
-template <bool kRough = false>
+// 2^x for x <= 127 with a relative error below 3e-7, zero below 2^-126 (hidden keys), NaN for NaN.
 HWY_INLINE V exp2_or_zero(V x) {
   const D d;
   const hn::RebindToUnsigned<D> du;
   const V magic = hn::Set(d, 12582912.0f);  // 1.5 * 2^23: its low mantissa bits become round(x)
   const V t = hn::Add(x, magic);
   const V f = hn::Sub(x, hn::Sub(t, magic));
-  V p = hn::Set(d, 5.5504109e-2f);
-  if constexpr (!kRough) {
-    p = hn::Set(d, 1.5403530e-4f);
-    p = hn::MulAdd(p, f, hn::Set(d, 1.3333558e-3f));
-    p = hn::MulAdd(p, f, hn::Set(d, 9.6181291e-3f));
-    p = hn::MulAdd(p, f, hn::Set(d, 5.5504109e-2f));
-  }
+  V p = hn::Set(d, 1.5403530e-4f);
+  p = hn::MulAdd(p, f, hn::Set(d, 1.3333558e-3f));
+  p = hn::MulAdd(p, f, hn::Set(d, 9.6181291e-3f));
+  p = hn::MulAdd(p, f, hn::Set(d, 5.5504109e-2f));
   p = hn::MulAdd(p, f, hn::Set(d, 2.4022651e-1f));
   p = hn::MulAdd(p, f, hn::Set(d, 6.9314718e-1f));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0f));
@@ -106,12 +101,16 @@ void load_rows(const void* const* rows, DType t, int n, int n_pad, int d, int d_
 
 std::int64_t v_block_bytes(int n_pad, int dv_pad) { return std::int64_t{4} * n_pad * dv_pad; }
 
-void pack_q(const float* rows, int vecs, int d_pad, void* out) {
+void pack_q(const void* const* rows, DType t, int n, int vecs, int d, int d_pad, void* out) {
   float* to = static_cast<float*>(out);
-  for (int v = 0; v < vecs; ++v)
-    for (int c = 0; c < d_pad; ++c)
-      for (int i = 0; i < kLanes; ++i)
-        *to++ = rows[static_cast<std::ptrdiff_t>(v * kLanes + i) * d_pad + c];
+  float x[kMaxDim];
+  for (int l = 0; l < vecs * kLanes; ++l) {
+    const int known = l < n ? d : 0;
+    if (l < n) to_f32(rows[l], t, d, x);
+    std::fill(x + known, x + d_pad, 0.0f);
+    float* lane = to + l / kLanes * std::ptrdiff_t{d_pad} * kLanes + l % kLanes;
+    for (int c = 0; c < d_pad; ++c) lane[c * kLanes] = x[c];
+  }
 }
 
 // C[r][v] (+)= sum_k a[r * a_row + k * a_k] b[v][k][16], one register block.
@@ -350,74 +349,106 @@ float max_of(const float* s, int n) {
   return m;
 }
 
-void add_totals(const float* s, std::ptrdiff_t s_vec, int n, int lanes, float scale,
+// 2^x within 3 % for x from -126 to 127, 2^-126 below: a straight line from power to power, written
+// as the bits of a float (Schraudolph 1999).
+HWY_INLINE V rough_exp2(V x) {
+  const D d;
+  constexpr float kOne = 8388608.0f, kBias = 127.0f - 0.0430f;
+  const V bits =
+      hn::MulAdd(hn::Max(x, hn::Set(d, -126.0f)), hn::Set(d, kOne), hn::Set(d, kBias * kOne));
+  return hn::BitCast(d, hn::ConvertTo(I(), bits));
+}
+
+void add_totals(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
                 const float* weight, float* m, float* l) {
   const D d;
   const V factor = hn::Set(d, scale);
-  for (int part = 0; part * kN < lanes; ++part) {
-    const float* at = s + part / kParts * s_vec + part % kParts * kN;
-    const auto exponent = [&](int j) {
-      return hn::MulAdd(hn::Load(d, at + j * kLanes), factor, hn::Set(d, weight[j]));
+  for (int i = 0; i < rows * kParts; ++i) {  // machine vectors of (m, l)
+    const int part = i % kParts * kN;
+    const float* at = s + i / kParts * kLanes + part;
+    const auto exponent = [&](int v) {
+      return hn::MulAdd(hn::Load(d, at + v * s_vec), factor,
+                        hn::LoadU(d, weight + v * kLanes + part));
     };
-    const V m_old = hn::LoadU(d, m + part * kN);
-    V top = m_old, top2 = m_old;
-    int j = 0;
-    for (; j + 2 <= n; j += 2) {
-      top = hn::Max(top, exponent(j));
-      top2 = hn::Max(top2, exponent(j + 1));
-    }
-    for (; j < n; ++j) top = hn::Max(top, exponent(j));
-    top = hn::Max(top, top2);
-    V sum = hn::Zero(d), sum2 = sum;
-    for (j = 0; j + 2 <= n; j += 2) {
-      sum = hn::Add(sum, exp2_or_zero<true>(hn::Sub(exponent(j), top)));
-      sum2 = hn::Add(sum2, exp2_or_zero<true>(hn::Sub(exponent(j + 1), top)));
-    }
-    for (; j < n; ++j) sum = hn::Add(sum, exp2_or_zero<true>(hn::Sub(exponent(j), top)));
-    const V l_old = hn::LoadU(d, l + part * kN);
+    const V m_old = hn::LoadU(d, m + i * kN);
+    V top = m_old;
+    for (int v = 0; v < vecs; ++v) top = hn::Max(top, exponent(v));
+    V sum = hn::Zero(d);
+    for (int v = 0; v < vecs; ++v) sum = hn::Add(sum, rough_exp2(hn::Sub(exponent(v), top)));
     const V alpha = exp2_or_zero(hn::Sub(m_old, top));
-    hn::StoreU(hn::MulAdd(l_old, alpha, hn::Add(sum, sum2)), d, l + part * kN);
-    hn::StoreU(top, d, m + part * kN);
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, l + i * kN), alpha, sum), d, l + i * kN);
+    hn::StoreU(top, d, m + i * kN);
   }
 }
 
-// Order-preserving bits: larger for larger x, zero for NaN.
-inline std::uint32_t ordered(float x) {
-  const auto u = std::bit_cast<std::uint32_t>(x + 0.0f);
-  const std::uint32_t flip = (u >> 31) != 0 ? ~std::uint32_t{0} : 0x80000000u;
-  return x != x ? 0 : u ^ flip;
+float total(const float* m, const float* l) {
+  const D d;
+  V top = hn::LoadU(d, m);
+  for (int i = kN; i < kLanes; i += kN) top = hn::Max(top, hn::LoadU(d, m + i));
+  top = hn::MaxOfLanes(d, top);
+  V sum = hn::Zero(d);
+  for (int i = 0; i < kLanes; i += kN)
+    sum = hn::MulAdd(hn::LoadU(d, l + i), exp2_or_zero(hn::Sub(hn::LoadU(d, m + i), top)), sum);
+  return hn::GetLane(top) + std::log2(hn::GetLane(hn::SumOfLanes(d, sum)));
 }
 
-void rank_rows(const float* s, std::ptrdiff_t s_vec, int n, int lanes, int mean_lanes, float scale,
-               const float* weight, const float* far_total, const float* total, float worth,
-               std::uint32_t* rank, float* mean) {
+// The upper 22 order-preserving bits: larger for larger x, zero for NaN.
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> ordered(V x) {
   const D d;
-  const V factor = hn::Set(d, scale), hidden = hn::Set(d, kMasked);
-  const float share = 1.0f / static_cast<float>(mean_lanes), log_worth = std::log2(worth);
-  const auto exponent = [&](int part, int j, const float* less) {
-    const float* at = s + part / kParts * s_vec + part % kParts * kN + j * kLanes;
-    return hn::MulSub(hn::Load(d, at), factor, hn::LoadU(d, less + part * kN));
-  };
-  // The last machine vector may hold fewer lanes than fit.
-  const auto rest = [&](int all) { return hn::FirstN(d, static_cast<std::size_t>(all % kN)); };
-  for (int j = 0; j < n; ++j) {
-    V top = hidden;
-    for (int part = 0; part < lanes / kN; ++part) top = hn::Max(top, exponent(part, j, far_total));
-    if (lanes % kN > 0)
-      top = hn::Max(top, hn::IfThenElse(rest(lanes), exponent(lanes / kN, j, far_total), hidden));
-    const float best = hn::GetLane(hn::MaxOfLanes(d, top));
-    rank[j] = ordered(best);
-    mean[j] = 0.0f;
-    if (best + weight[j] <= log_worth) continue;  // the mean is not above the maximum
-    V sum = hn::Zero(d);
-    const V w = hn::Set(d, weight[j]);
-    const auto part_share = [&](int part) {
-      return exp2_or_zero<true>(hn::Add(exponent(part, j, total), w));
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, hn::Add(x, hn::Zero(d)));
+  const auto sign = hn::BitCast(du, hn::BroadcastSignBit(hn::BitCast(I(), bits)));
+  const auto flip = hn::Or(sign, hn::Set(du, 0x80000000u));
+  const auto number = hn::RebindMask(du, hn::Eq(x, x));
+  return hn::ShiftRight<10>(hn::IfThenElseZero(number, hn::Xor(bits, flip)));
+}
+
+void rank_nodes(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
+                const float* total, float* top, std::uint32_t* rank) {
+  const D d;
+  const hn::RebindToUnsigned<D> du;
+  const V factor = hn::Set(d, scale);
+  for (int i = 0; i < vecs * kParts; ++i) {  // machine vectors of nodes
+    const float* at = s + i / kParts * s_vec + i % kParts * kN;
+    const auto exponent = [&](int row) {
+      return hn::MulSub(hn::Load(d, at + row * kLanes), factor, hn::Set(d, total[row]));
     };
-    for (int part = 0; part < mean_lanes / kN; ++part) sum = hn::Add(sum, part_share(part));
-    if (mean_lanes % kN > 0)
-      sum = hn::Add(sum, hn::IfThenElseZero(rest(mean_lanes), part_share(mean_lanes / kN)));
-    mean[j] = hn::GetLane(hn::SumOfLanes(d, sum)) * share;
+    V a = hn::Set(d, kMasked), b = a;
+    int row = 0;
+    for (; row + 2 <= rows; row += 2) {
+      a = hn::Max(a, exponent(row));
+      b = hn::Max(b, exponent(row + 1));
+    }
+    if (row < rows) a = hn::Max(a, exponent(row));
+    a = hn::Max(a, b);
+    hn::StoreU(a, d, top + i * kN);
+    hn::StoreU(ordered(a), du, rank + i * kN);
+  }
+}
+
+void mean_shares(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
+                 const float* weight, const float* total, const std::uint32_t* rank,
+                 std::uint32_t threshold, float worth, float* share) {
+  const D d;
+  const I di;
+  const V factor = hn::Set(d, scale), log_worth = hn::Set(d, std::log2(worth));
+  const V part_of_mean = hn::Set(d, 1.0f / static_cast<float>(rows));
+  const auto limit = hn::Set(di, static_cast<std::int32_t>(threshold));
+  for (int i = 0; i < vecs * kParts; ++i) {
+    const V w = hn::LoadU(d, weight + i * kN);
+    const auto r = hn::LoadU(di, reinterpret_cast<const std::int32_t*>(rank) + i * kN);
+    const auto wanted = hn::And(hn::RebindMask(d, hn::Lt(r, limit)),
+                                hn::Gt(hn::Add(hn::LoadU(d, share + i * kN), w), log_worth));
+    V sum = hn::Zero(d);
+    if (!hn::AllFalse(d, wanted)) {
+      const float* at = s + i / kParts * s_vec + i % kParts * kN;
+      for (int row = 0; row < rows; ++row)
+        sum = hn::Add(
+            sum,
+            rough_exp2(hn::Add(
+                hn::MulSub(hn::Load(d, at + row * kLanes), factor, hn::Set(d, total[row])), w)));
+    }
+    hn::StoreU(hn::IfThenElseZero(wanted, hn::Mul(sum, part_of_mean)), d, share + i * kN);
   }
 }
 
@@ -442,35 +473,74 @@ void argmax(const float* s, int n, int n_pad, int vecs, const float* bias, std::
   }
 }
 
-// Sum of the counts of all entries with key >= t.
-float weight_from(const std::uint32_t* key, const float* count, int n, std::uint32_t t) {
+// Sum of the counts of all entries with rank >= t.
+float weight_from(const std::uint32_t* rank, const float* count, int n, std::uint32_t t) {
   const D d;
-  const hn::RebindToUnsigned<D> du;
-  V sum = hn::Zero(d);
+  const I di;  // ranks are positive
+  const auto below = hn::Set(di, static_cast<std::int32_t>(t) - 1);
+  const auto counted = [&](int j) {
+    const auto r = hn::LoadU(di, reinterpret_cast<const std::int32_t*>(rank) + j);
+    return hn::IfThenElseZero(hn::RebindMask(d, hn::Gt(r, below)), hn::LoadU(d, count + j));
+  };
+  V sum[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   int j = 0;
-  for (; j + kN <= n; j += kN) {
-    const auto a = hn::LoadU(du, key + j);
-    const auto keep = hn::Eq(hn::Max(a, hn::Set(du, t)), a);
-    sum = hn::Add(sum, hn::IfThenElseZero(hn::RebindMask(d, keep), hn::LoadU(d, count + j)));
-  }
-  float total = hn::GetLane(hn::SumOfLanes(d, sum));
-  for (; j < n; ++j) total += key[j] >= t ? count[j] : 0.0f;
-  return total;
+  for (; j + 4 * kN <= n; j += 4 * kN)
+    for (int i = 0; i < 4; ++i) sum[i] = hn::Add(sum[i], counted(j + i * kN));
+  for (; j + kN <= n; j += kN) sum[0] = hn::Add(sum[0], counted(j));
+  float all =
+      hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3]))));
+  for (; j < n; ++j) all += rank[j] >= t ? count[j] : 0.0f;
+  return all;
 }
 
-std::uint32_t threshold(const std::uint32_t* key, const float* count, int n, float* limit) {
-  // Bisection over the bits of the largest key at which the weight is still too much.
+std::uint32_t threshold(std::uint32_t* rank, const float* count, int n, float limit) {
+  // Bisection over the bits of the largest rank at which the weight is still too much.
   std::uint32_t low = 0;
   float within = 0;
-  for (std::uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
-    const float weight = weight_from(key, count, n, low | bit);
-    if (weight > *limit)
+  for (std::uint32_t bit = 0x200000u; bit != 0; bit >>= 1) {
+    const float weight = weight_from(rank, count, n, low | bit);
+    if (weight > limit)
       low |= bit;
     else
-      within = weight;  // of the lowest key tried so far that is within the limit
+      within = weight;  // of the lowest rank tried so far that is within the limit
   }
-  *limit -= within;
+  const hn::RebindToUnsigned<D> du;
+  const auto just_below = hn::Set(du, low);
+  for (int j = 0; j < n && within < limit; j += kN) {
+    if (j + kN <= n && hn::AllFalse(du, hn::Eq(hn::LoadU(du, rank + j), just_below))) continue;
+    for (int i = j; i < std::min(j + kN, n); ++i)
+      if (rank[i] == low && within + count[i] <= limit) {
+        rank[i] = low + 1;
+        within += count[i];
+      }
+  }
   return low + 1;
+}
+
+void partition(const std::int32_t* node, const std::uint32_t* rank, const float* share, int n,
+               std::uint32_t threshold, float worth, std::int32_t* kept, int* n_kept,
+               std::int32_t* others, int* n_others) {
+  const D d;
+  const I di;
+  const auto below = hn::Set(di, static_cast<std::int32_t>(threshold) - 1);
+  std::int32_t* const kept_begin = kept;
+  std::int32_t* const others_begin = others;
+  int j = 0;
+  for (; j + kN <= n; j += kN) {
+    const auto id = hn::LoadU(di, node + j);
+    const auto keep = hn::Gt(hn::LoadU(di, reinterpret_cast<const std::int32_t*>(rank) + j), below);
+    const auto large = hn::Gt(hn::LoadU(d, share + j), hn::Set(d, worth));
+    kept += hn::CompressStore(id, keep, di, kept);
+    others += hn::CompressStore(id, hn::AndNot(keep, hn::RebindMask(di, large)), di, others);
+  }
+  for (; j < n; ++j) {
+    if (rank[j] >= threshold)
+      *kept++ = node[j];
+    else if (share[j] > worth)
+      *others++ = node[j];
+  }
+  *n_kept = static_cast<int>(kept - kept_begin);
+  *n_others = static_cast<int>(others - others_begin);
 }
 
 inline Kernels make_kernels(Isa isa) {
@@ -479,6 +549,7 @@ inline Kernels make_kernels(Isa isa) {
   k.bf16 = false;
   k.d_multiple = 1;
   k.block_multiple = 1;
+  k.row_multiple = 1;
   k.strip = kVecs;
   k.block = 96;
   k.load_k = load_rows;
@@ -492,8 +563,8 @@ inline Kernels make_kernels(Isa isa) {
 }
 
 inline RowKernels make_row_kernels(Isa isa) {
-  return {isa,      dots,       axpys,     exp2s,  max_of,   to_f32,
-          from_f32, add_totals, rank_rows, argmax, threshold};
+  return {isa,        dots,  axpys,      exp2s,     max_of,      to_f32,    from_f32,
+          add_totals, total, rank_nodes, threshold, mean_shares, partition, argmax};
 }
 
 }  // namespace
