@@ -7,10 +7,6 @@
 
 namespace prescore {
 
-/// Precision of the products. `kAuto` uses bf16 units (AMX, AVX512-BF16) for f16 and bf16 inputs and
-/// f32 for f32 inputs; accumulation and softmax are always fp32.
-enum class Compute : std::uint8_t { kAuto, kF32, kBF16 };
-
 struct AttendInputs {
   Tensor q, k, v;
   Visibility visibility;

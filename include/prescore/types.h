@@ -61,6 +61,10 @@ struct State {
   float* lse = nullptr;
 };
 
+/// Precision of the products. `kAuto` uses bf16 units (AMX, AVX512-BF16) for f16 and bf16 inputs and
+/// f32 for f32 inputs; accumulation and softmax are always fp32.
+enum class Compute : std::uint8_t { kAuto, kF32, kBF16 };
+
 /// How the keys that a query reads are chosen.
 enum class Method : std::uint8_t {
   kAuto,    ///< dense below a measured crossover, routed above

@@ -23,8 +23,8 @@ void check_qkv(const Tensor& tq, const Tensor& tk, const Tensor& tv) {
        "batch and head size of q " + to_string(q) + " and a number of heads that divides its");
   want(v[0] == k[0] && v[1] == k[1] && v[2] == k[2], "v shape", v,
        "batch, heads and keys of k " + to_string(k));
-  check(q[3] <= tile::kMaxDim && v[3] <= tile::kMaxDim, "attend", "head size",
-        std::max(q[3], v[3]), "at most 512");
+  check(q[3] <= tile::kMaxDim && v[3] <= tile::kMaxDim, "attend", "head size", std::max(q[3], v[3]),
+        "at most 512");
   constexpr std::int64_t kMost = std::int64_t{1} << 31;  // positions and key ids have 32 bits
   check(q[2] < kMost && k[2] < kMost, "attend", "queries or keys", std::max(q[2], k[2]),
         "below 2^31");
@@ -44,12 +44,14 @@ void check_attend_inputs(const AttendInputs& in, const State& out) {
   if (o != wanted) fail("attend", "o shape", to_string(o), to_string(wanted));
   for (std::size_t i = 0; i < 4; ++i)
     if (o[i] > 1 && out.o.stride[i] == 0)
-      fail("attend", "o strides", to_string(out.o.stride), "none zero: elements would share memory");
+      fail("attend", "o strides", to_string(out.o.stride),
+           "none zero: elements would share memory");
   check(in.visibility.n_q == q[2], "attend", "queries in the visibility", in.visibility.n_q,
         "those of q");
-  check(in.visibility.n_kv <= in.k.shape[2], "attend", "keys in the visibility",
-        in.visibility.n_kv, "at most those of k");
-  if (!std::isfinite(in.scale)) fail("attend", "scale", std::to_string(in.scale), "a finite number");
+  check(in.visibility.n_kv <= in.k.shape[2], "attend", "keys in the visibility", in.visibility.n_kv,
+        "at most those of k");
+  if (!std::isfinite(in.scale))
+    fail("attend", "scale", std::to_string(in.scale), "a finite number");
   check_visibility(in.visibility);
 }
 
@@ -57,12 +59,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
-const tile::Kernels& choose_kernels(const AttendInputs& in) {
-  const bool bf16 = in.compute == Compute::kBF16 ||
-                    (in.compute == Compute::kAuto && in.k.dtype != DType::kF32);
-  return tile::kernels(bf16);
-}
 
 struct Worker {
   Worker(const AttendInputs& in, const State& out, const tile::Kernels& k) : runner(in, out, k) {}
@@ -73,10 +69,10 @@ struct Worker {
 
 // Runs `task(tile number, worker)` over all tiles and adds up the counters.
 template <typename Task>
-Counters run_tiles(const AttendInputs& in, const State& out, std::int64_t tiles,
-                   Executor& executor, const Task& task) {
+Counters run_tiles(const AttendInputs& in, const State& out, std::int64_t tiles, Executor& executor,
+                   const Task& task) {
   const auto begin = Clock::now();
-  const tile::Kernels& kernels = choose_kernels(in);
+  const tile::Kernels& kernels = tile::kernels(in.compute, in.k.dtype);
   std::vector<std::unique_ptr<Worker>> workers(static_cast<std::size_t>(executor.width()));
   executor.run(tiles, [&](std::int64_t i, int w) {
     auto& worker = workers[static_cast<std::size_t>(w)];

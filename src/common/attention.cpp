@@ -121,12 +121,6 @@ Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const 
           crossover};
 }
 
-static bool isa_is_bf16(Compute compute, DType dtype) {
-  return tile::kernels(compute == Compute::kBF16 ||
-                       (compute == Compute::kAuto && dtype != DType::kF32))
-      .bf16;
-}
-
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Options& options, int threads) {
   check_qkv(q, k, v);
@@ -163,7 +157,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                (options.index.packed
                     ? options.index.segment * (d * size_of(k.dtype) + d_v * size_of(v.dtype))
                     : 0));
-    const std::int64_t width = isa_is_bf16(options.compute, k.dtype) ? 2 : 4;
+    const std::int64_t width = tile::kernels(options.compute, k.dtype).bf16 ? 2 : 4;
     const std::int64_t routing =
         round_up((options.plan.tile - 1) / options.plan.route_stride + 1, 16);
     // Lists and converted rows of the candidates, their scores (one lane vector of the routing
@@ -182,9 +176,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
 }
 
 std::string_view isa_name(Compute compute, DType dtype) {
-  const bool bf16 =
-      compute == Compute::kBF16 || (compute == Compute::kAuto && dtype != DType::kF32);
-  return name_of(tile::kernels(bf16).isa);
+  return name_of(tile::kernels(compute, dtype).isa);
 }
 
 }  // namespace prescore

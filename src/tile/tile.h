@@ -129,8 +129,12 @@ struct RowKernels {
 std::vector<const Kernels*> all_kernels();
 std::vector<const RowKernels*> all_row_kernels();
 
-/// The tables for the chosen ISA. `want_bf16`: bf16 products are allowed.
+/// The tables for the chosen ISA. `want_bf16`: bf16 products are allowed; kAuto allows them for
+/// keys that are not f32.
 const Kernels& kernels(bool want_bf16);
+inline const Kernels& kernels(Compute compute, DType keys) {
+  return kernels(compute == Compute::kBF16 || (compute == Compute::kAuto && keys != DType::kF32));
+}
 const RowKernels& row_kernels();
 
 }  // namespace prescore::tile

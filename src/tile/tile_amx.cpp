@@ -225,20 +225,13 @@ void accumulate(const void* p, const void* v, int n_pad, int vecs, int dv_pad,
 const Kernels* amx_bf16_kernels() {
   static const bool ok = avx512_bf16_kernels() != nullptr && amx_usable();
   static const Kernels k = [] {
-    Kernels t{};
-    t.isa = Isa::kAmxBf16;
-    t.bf16 = true;
-    t.d_multiple = 32;
+    Kernels t = bf16_table(Isa::kAmxBf16);
     t.block_multiple = 32;
     t.row_multiple = 16;
     t.strip = 2;
     t.block = 128;
-    t.load_k = load_rows_bf16;
     t.load_v = load_v;
-    t.v_block_bytes = v_block_bytes_bf16;
-    t.pack_q = pack_q_bf16;
     t.scores = scores;
-    t.softmax = softmax_bf16;
     t.accumulate = accumulate;
     return t;
   }();

@@ -211,5 +211,18 @@ inline __m512i value_pairs(const void* const* rows, DType t, int j, int n, int c
   return pairs(a, b);
 }
 
+// What the tables have in common.
+inline Kernels bf16_table(Isa isa) {
+  Kernels t{};
+  t.isa = isa;
+  t.bf16 = true;
+  t.d_multiple = 32;
+  t.load_k = load_rows_bf16;
+  t.v_block_bytes = v_block_bytes_bf16;
+  t.pack_q = pack_q_bf16;
+  t.softmax = softmax_bf16;
+  return t;
+}
+
 }  // namespace
 }  // namespace prescore::tile

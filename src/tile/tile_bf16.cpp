@@ -94,20 +94,13 @@ bool supported() {
 const Kernels* avx512_bf16_kernels() {
   static const bool ok = supported();
   static const Kernels k = [] {
-    Kernels t{};
-    t.isa = Isa::kAvx512Bf16;
-    t.bf16 = true;
-    t.d_multiple = 32;
+    Kernels t = bf16_table(Isa::kAvx512Bf16);
     t.block_multiple = 2;
     t.row_multiple = 1;
     t.strip = 4;
     t.block = 96;
-    t.load_k = load_rows_bf16;
     t.load_v = load_v;
-    t.v_block_bytes = v_block_bytes_bf16;
-    t.pack_q = pack_q_bf16;
     t.scores = scores;
-    t.softmax = softmax_bf16;
     t.accumulate = accumulate;
     return t;
   }();
