@@ -110,7 +110,7 @@ void Estimator::find_shares(const Candidates& c, std::uint32_t threshold, float 
 // whose scores are still in cache then.
 void Estimator::add_totals(const Candidates& c, int rows, float scale, Buffer<float>& score,
                            const RouteProducts& p) {
-  const int piece = std::max(1, 512 / rows);  // 32 KiB
+  const int piece = std::clamp(512 / rows, 1, tile::kMaxPiece);  // 32 KiB
   float* const scores = score.reserve(c.vecs() * s_vec_);
   for (int v = 0; v < c.vecs(); v += piece) {
     const int vecs = std::min(piece, c.vecs() - v);

@@ -27,6 +27,7 @@ namespace prescore::tile {
 inline constexpr int kLanes = 16;
 inline constexpr int kMaxDim = 512;
 inline constexpr int kMaxBlock = 128;  // keys of a block at most
+inline constexpr int kMaxPiece = 32;   // lane vectors of nodes that are totalled at once
 
 /// Softmax state of one lane vector, in base 2: m is the running maximum of the scaled scores.
 struct alignas(64) LaneState {
@@ -94,8 +95,8 @@ struct RowKernels {
   // vectors are s_vec floats apart; weight[vec][16] is log2 of a node's keys, kMasked where there
   // is no node.
 
-  /// One step of a running log-sum-exp: (m, l)[row][16] take in the exponents scale s + weight, to
-  /// within 3 %.
+  /// One step of a running log-sum-exp: (m, l)[row][16] take in the exponents scale s + weight of
+  /// at most kMaxPiece lane vectors, to within 3 %.
   void (*add_totals)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
                      const float* weight, float* m, float* l);
   /// The log2 of what sixteen lanes of (m, l) add up to.

@@ -8,6 +8,7 @@
 #endif
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "common/views.h"
@@ -349,32 +350,35 @@ float max_of(const float* s, int n) {
   return m;
 }
 
-// 2^x within 3 % for x from -126 to 127, 2^-126 below: a straight line from power to power, written
-// as the bits of a float (Schraudolph 1999).
-HWY_INLINE V rough_exp2(V x) {
+// Rough powers of two (Schraudolph 1999): as the bits of a float, kUnit x + kBias is a straight
+// line from power to power that stays within 3 % of 2^x. Exponents are scaled once, below x = -126
+// it is 2^-126.
+constexpr float kUnit = 8388608.0f, kBias = (127.0f - 0.0430f) * kUnit;
+HWY_INLINE V float_of_bits(V bits) {
   const D d;
-  constexpr float kOne = 8388608.0f, kBias = 127.0f - 0.0430f;
-  const V bits =
-      hn::MulAdd(hn::Max(x, hn::Set(d, -126.0f)), hn::Set(d, kOne), hn::Set(d, kBias * kOne));
-  return hn::BitCast(d, hn::ConvertTo(I(), bits));
+  return hn::BitCast(d, hn::ConvertTo(I(), hn::Max(bits, hn::Set(d, kUnit))));
 }
 
 void add_totals(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
                 const float* weight, float* m, float* l) {
   const D d;
-  const V factor = hn::Set(d, scale);
+  const V factor = hn::Set(d, scale * kUnit), unit = hn::Set(d, kUnit);
+  alignas(64) float w[kMaxPiece * kLanes];  // in units of bits, as all that follows
+  for (int i = 0; i < vecs * kParts; ++i)
+    hn::Store(hn::Mul(hn::LoadU(d, weight + i * kN), unit), d, w + i * kN);
   for (int i = 0; i < rows * kParts; ++i) {  // machine vectors of (m, l)
     const int part = i % kParts * kN;
     const float* at = s + i / kParts * kLanes + part;
     const auto exponent = [&](int v) {
-      return hn::MulAdd(hn::Load(d, at + v * s_vec), factor,
-                        hn::LoadU(d, weight + v * kLanes + part));
+      return hn::MulAdd(hn::Load(d, at + v * s_vec), factor, hn::Load(d, w + v * kLanes + part));
     };
     const V m_old = hn::LoadU(d, m + i * kN);
-    V top = m_old;
+    V top = hn::Mul(m_old, unit);
     for (int v = 0; v < vecs; ++v) top = hn::Max(top, exponent(v));
+    const V less = hn::Sub(top, hn::Set(d, kBias));
     V sum = hn::Zero(d);
-    for (int v = 0; v < vecs; ++v) sum = hn::Add(sum, rough_exp2(hn::Sub(exponent(v), top)));
+    for (int v = 0; v < vecs; ++v) sum = hn::Add(sum, float_of_bits(hn::Sub(exponent(v), less)));
+    top = hn::Mul(top, hn::Set(d, 1 / kUnit));
     const V alpha = exp2_or_zero(hn::Sub(m_old, top));
     hn::StoreU(hn::MulAdd(hn::LoadU(d, l + i * kN), alpha, sum), d, l + i * kN);
     hn::StoreU(top, d, m + i * kN);
@@ -431,7 +435,7 @@ void mean_shares(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float
                  std::uint32_t threshold, float worth, float* share) {
   const D d;
   const I di;
-  const V factor = hn::Set(d, scale), log_worth = hn::Set(d, std::log2(worth));
+  const V bits = hn::Set(d, scale * kUnit), log_worth = hn::Set(d, std::log2(worth));
   const V part_of_mean = hn::Set(d, 1.0f / static_cast<float>(rows));
   const auto limit = hn::Set(di, static_cast<std::int32_t>(threshold));
   for (int i = 0; i < vecs * kParts; ++i) {
@@ -442,11 +446,10 @@ void mean_shares(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float
     V sum = hn::Zero(d);
     if (!hn::AllFalse(d, wanted)) {
       const float* at = s + i / kParts * s_vec + i % kParts * kN;
-      for (int row = 0; row < rows; ++row)
-        sum = hn::Add(
-            sum,
-            rough_exp2(hn::Add(
-                hn::MulSub(hn::Load(d, at + row * kLanes), factor, hn::Set(d, total[row])), w)));
+      for (int row = 0; row < rows; ++row)  // of one key; shares of one key are at most 1
+        sum = hn::Add(sum, float_of_bits(hn::MulAdd(hn::Load(d, at + row * kLanes), bits,
+                                                    hn::Set(d, kBias - total[row] * kUnit))));
+      sum = hn::Mul(sum, exp2_or_zero(w));
     }
     hn::StoreU(hn::IfThenElseZero(wanted, hn::Mul(sum, part_of_mean)), d, share + i * kN);
   }
@@ -494,10 +497,16 @@ float weight_from(const std::uint32_t* rank, const float* count, int n, std::uin
 }
 
 std::uint32_t threshold(std::uint32_t* rank, const float* count, int n, float limit) {
-  // Bisection over the bits of the largest rank at which the weight is still too much.
-  std::uint32_t low = 0;
+  // Bisection over the bits of the largest rank at which the weight is still too much, from the
+  // first bit on in which ranks differ.
+  const float all = weight_from(rank, count, n, 0);
+  if (all <= limit) return 1;
+  std::uint32_t some = 0, every = ~std::uint32_t{0};
+  for (int j = 0; j < n; ++j) some |= rank[j], every &= rank[j];
+  const std::uint32_t first = std::bit_floor(some ^ every);
+  std::uint32_t low = first == 0 ? every : every & ~(2 * first - 1);
   float within = 0;
-  for (std::uint32_t bit = 0x200000u; bit != 0; bit >>= 1) {
+  for (std::uint32_t bit = first; bit != 0; bit >>= 1) {
     const float weight = weight_from(rank, count, n, low | bit);
     if (weight > limit)
       low |= bit;
