@@ -500,7 +500,10 @@ std::uint32_t threshold(std::uint32_t* rank, const float* count, int n, float li
   // Bisection over the bits of the largest rank at which the weight is still too much, from the
   // first bit on in which ranks differ.
   const float all = weight_from(rank, count, n, 0);
-  if (all <= limit) return 1;
+  if (all <= limit) {
+    for (int j = 0; j < n; ++j) rank[j] = std::max(rank[j], std::uint32_t{1});
+    return 1;
+  }
   std::uint32_t some = 0, every = ~std::uint32_t{0};
   for (int j = 0; j < n; ++j) some |= rank[j], every &= rank[j];
   const std::uint32_t first = std::bit_floor(some ^ every);

@@ -1,0 +1,223 @@
+// The kernels that routing searches with, every level against the definition in tile.h.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "common/views.h"
+#include "tile/tile.h"
+
+namespace prescore::test {
+namespace {
+
+using tile::kLanes;
+
+/// Scores of `n` nodes against `rows` queries as a product leaves them: [vec][row_pad][16].
+struct Scores {
+  Scores(int n_nodes, int n_rows, unsigned seed)
+      : n(n_nodes), rows(n_rows), vecs((n + kLanes - 1) / kLanes), s_vec((rows + 3) * kLanes),
+        s(vecs * s_vec), weight(static_cast<std::size_t>(vecs * kLanes), tile::kMasked) {
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal(0.0f, 4.0f);
+    for (std::int64_t i = 0; i < s.size(); ++i) s[i] = normal(rng);
+    for (int j = 0; j < n; ++j) {
+      count.push_back(static_cast<float>(1 + rng() % 60));
+      weight[static_cast<std::size_t>(j)] = std::log2(count.back());
+    }
+  }
+  float at(int node, int row) const {
+    return s[node / kLanes * s_vec + row * kLanes + node % kLanes];
+  }
+
+  int n, rows, vecs;
+  std::ptrdiff_t s_vec;
+  Buffer<float> s;
+  std::vector<float> weight, count;
+  float scale = 0.7f;
+};
+
+unsigned below(std::mt19937& rng, unsigned n) { return static_cast<unsigned>(rng() % n); }
+
+void for_all(const std::function<void(const tile::RowKernels&, const Scores&)>& test) {
+  for (const tile::RowKernels* kernels : tile::all_row_kernels()) {
+    for (const int n : {1, 15, 16, 17, 100, 333}) {
+      for (const int rows : {1, 2, 16, 63}) {
+        SCOPED_TRACE(testing::Message() << name_of(kernels->isa) << " n " << n << " rows " << rows);
+        test(*kernels, Scores(n, rows, static_cast<unsigned>(n * 100 + rows)));
+      }
+    }
+  }
+}
+
+/// log2 of the sum over the nodes of 2^(scale s + weight).
+std::vector<float> totals(const Scores& x) {
+  std::vector<float> total;
+  for (int r = 0; r < x.rows; ++r) {
+    double sum = 0;
+    for (int j = 0; j < x.n; ++j)
+      sum += std::exp2(double{x.scale} * x.at(j, r) + x.weight[static_cast<std::size_t>(j)]);
+    total.push_back(static_cast<float>(std::log2(sum)));
+  }
+  return total;
+}
+
+TEST(RoutingKernels, TotalsWithinThreePercent) {
+  for_all([](const tile::RowKernels& k, const Scores& x) {
+    Buffer<float> m(x.rows * kLanes), l(x.rows * kLanes);
+    std::fill_n(m.data(), m.size(), tile::kEmptyMax);
+    std::fill_n(l.data(), l.size(), 0.0f);
+    for (int v = 0; v < x.vecs; v += 3)  // in pieces
+      k.add_totals(x.s.data() + v * x.s_vec, x.s_vec, std::min(3, x.vecs - v), x.rows, x.scale,
+                   x.weight.data() + v * kLanes, m.data(), l.data());
+    const std::vector<float> want = totals(x);
+    for (int r = 0; r < x.rows; ++r)
+      EXPECT_NEAR(k.total(m.data() + r * kLanes, l.data() + r * kLanes),
+                  want[static_cast<std::size_t>(r)], std::log2(1.031))
+          << "row " << r;
+  });
+}
+
+TEST(RoutingKernels, RanksOrderByTheLargestShare) {
+  for_all([](const tile::RowKernels& k, const Scores& x) {
+    const std::vector<float> total = totals(x);
+    const auto lanes = static_cast<std::size_t>(x.vecs * kLanes);
+    std::vector<float> top(lanes);
+    std::vector<std::uint32_t> rank(lanes);
+    k.rank_nodes(x.s.data(), x.s_vec, x.vecs, x.rows, x.scale, total.data(), top.data(),
+                 rank.data());
+    std::vector<double> want;
+    for (int j = 0; j < x.n; ++j) {
+      double best = -1e30;
+      for (int r = 0; r < x.rows; ++r)
+        best = std::max(best,
+                        double{x.scale} * x.at(j, r) - double{total[static_cast<std::size_t>(r)]});
+      want.push_back(best);
+      EXPECT_NEAR(top[static_cast<std::size_t>(j)], best, 1e-4);
+      EXPECT_LT(rank[static_cast<std::size_t>(j)], 1u << 22);
+    }
+    for (std::size_t a = 0; a < want.size(); ++a)
+      for (std::size_t b = 0; b < want.size(); ++b)
+        if (want[a] > want[b] + 0.01 + std::abs(want[b]) / 1024) {
+          EXPECT_GT(rank[a], rank[b]);
+        }
+  });
+}
+
+TEST(RoutingKernels, NaNRanksLast) {
+  for (const tile::RowKernels* k : tile::all_row_kernels()) {
+    Scores x(20, 1, 1);
+    x.s[3] = std::numeric_limits<float>::quiet_NaN();
+    const float total = 0;
+    std::vector<float> top(32);
+    std::vector<std::uint32_t> rank(32);
+    k->rank_nodes(x.s.data(), x.s_vec, x.vecs, 1, x.scale, &total, top.data(), rank.data());
+    for (std::size_t j = 0; j < 20; ++j) EXPECT_GE(rank[j], rank[3]) << name_of(k->isa);
+  }
+}
+
+TEST(RoutingKernels, SharesWhereTheyCanMatter) {
+  for_all([](const tile::RowKernels& k, const Scores& x) {
+    std::vector<float> total = totals(x);
+    for (float& t : total) t += 1;  // something else is read too
+    const auto lanes = static_cast<std::size_t>(x.vecs * kLanes);
+    std::vector<float> share(lanes);
+    std::vector<std::uint32_t> rank(lanes);
+    k.rank_nodes(x.s.data(), x.s_vec, x.vecs, x.rows, x.scale, total.data(), share.data(),
+                 rank.data());
+    std::vector<std::uint32_t> sorted(rank.begin(), rank.begin() + x.n);
+    std::sort(sorted.begin(), sorted.end());
+    const std::uint32_t threshold = sorted[sorted.size() * 3 / 4];
+    const float worth = 0.01f;
+    k.mean_shares(x.s.data(), x.s_vec, x.vecs, x.rows, x.scale, x.weight.data(), total.data(),
+                  rank.data(), threshold, worth, share.data());
+    for (int j = 0; j < x.n; ++j) {
+      const auto i = static_cast<std::size_t>(j);
+      double mean = 0;
+      for (int r = 0; r < x.rows; ++r)
+        mean += std::exp2(double{x.scale} * x.at(j, r) + x.weight[i] -
+                          double{total[static_cast<std::size_t>(r)]}) /
+                x.rows;
+      if (rank[i] >= threshold)
+        EXPECT_EQ(share[i], 0.0f);
+      else if (mean > double{worth})
+        EXPECT_NEAR(share[i], mean, 0.031 * mean);
+      else
+        EXPECT_LE(share[i], 1.031 * mean);
+    }
+  });
+}
+
+TEST(RoutingKernels, ThresholdTakesTheBestThatFit) {
+  for (const tile::RowKernels* k : tile::all_row_kernels()) {
+    std::mt19937 rng(7);
+    for (int round = 0; round < 300; ++round) {
+      const int n = 1 + static_cast<int>(rng() % 150);
+      const unsigned kinds = 1 + below(rng, 40);  // few: ties
+      std::vector<std::uint32_t> rank;
+      std::vector<float> count;
+      float all = 0;
+      for (int j = 0; j < n; ++j) {
+        rank.push_back(below(rng, kinds) * (below(rng, 2) == 0 ? 1 : 100000));
+        count.push_back(static_cast<float>(1 + rng() % 20));
+        all += count.back();
+      }
+      const auto limit = static_cast<float>(rng() % static_cast<unsigned>(all + 10));
+      const std::vector<std::uint32_t> before = rank;
+      const std::uint32_t t = k->threshold(rank.data(), count.data(), n, limit);
+      ASSERT_GT(t, 0u);
+      float above = 0, from_below = 0, kept = 0;
+      for (std::size_t j = 0; j < rank.size(); ++j) {
+        above += before[j] >= t ? count[j] : 0;
+        from_below += before[j] + 1 >= t ? count[j] : 0;
+        kept += rank[j] >= t ? count[j] : 0;
+        EXPECT_TRUE(rank[j] == before[j] || (before[j] + 1 == t && rank[j] == t));
+      }
+      EXPECT_LE(above, limit);
+      EXPECT_LE(kept, limit);
+      if (t > 1) {
+        EXPECT_GT(from_below, limit) << "a lower threshold would fit";
+      }
+      float left = limit - above;  // ties: the first that fit
+      for (std::size_t j = 0; j < rank.size(); ++j) {
+        if (before[j] + 1 != t) continue;
+        EXPECT_EQ(rank[j] == t, count[j] <= left) << name_of(k->isa);
+        if (rank[j] == t) left -= count[j];
+      }
+    }
+  }
+}
+
+TEST(RoutingKernels, PartitionKeepsTheOrder) {
+  for (const tile::RowKernels* k : tile::all_row_kernels()) {
+    std::mt19937 rng(3);
+    for (int n = 0; n < 70; ++n) {
+      std::vector<std::int32_t> node, kept(static_cast<std::size_t>(n) + 16),
+          others(static_cast<std::size_t>(n) + 16), want_kept, want_others;
+      std::vector<std::uint32_t> rank;
+      std::vector<float> share;
+      for (int j = 0; j < n; ++j) {
+        node.push_back(j * 3);
+        rank.push_back(below(rng, 9));
+        share.push_back(static_cast<float>(rng() % 5) / 4);
+        if (rank.back() >= 5)
+          want_kept.push_back(j * 3);
+        else if (share.back() > 0.5f)
+          want_others.push_back(j * 3);
+      }
+      int n_kept = 0, n_others = 0;
+      k->partition(node.data(), rank.data(), share.data(), n, 5, 0.5f, kept.data(), &n_kept,
+                   others.data(), &n_others);
+      kept.resize(static_cast<std::size_t>(n_kept));
+      others.resize(static_cast<std::size_t>(n_others));
+      EXPECT_EQ(kept, want_kept);
+      EXPECT_EQ(others, want_others);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace prescore::test
