@@ -2,8 +2,9 @@
 //
 //   crossover [--n 1024,...,32768] [--isa avx2,amx-bf16] [--budget 0] [--repeats 3] [--threads 0]
 //             [--json FILE]
-// Both are timed on 8 stretches of queries spread over the sequence and scaled: dense by the keys
-// seen, plan and attend of routed by the queries. The index is built whole every time.
+// All are timed on 8 stretches of queries spread over the sequence and scaled: dense by the keys
+// seen, plan and attend of routed and auto by the queries. The index is built whole every time. The
+// keys in between the powers of two are where auto has just begun to route.
 #include <string>
 #include <vector>
 
@@ -21,7 +22,7 @@ constexpr std::int64_t kParts = 8, kStretch = 256;
 constexpr std::int64_t kScalarKeys = 8192;  // no more without vectors: it would take hours
 
 struct Timing {
-  double dense = 0, routed = 0, index = 0;
+  double dense = 0, routed = 0, automatic = 0, index = 0;
 };
 
 /// Median seconds for all queries.
@@ -39,7 +40,7 @@ Timing measure(const bench::Data& data, std::int64_t budget, std::int64_t repeat
   const auto n = static_cast<double>(s.n);
   const double all = n * (n + 1) / 2 * static_cast<double>(s.h_q);
 
-  bench::Series dense, routed, build;
+  bench::Series dense, routed, automatic, build;
   for (std::int64_t r = 0; r < repeats; ++r) {
     Options options;
     if (budget > 0) options.plan.budget = budget;
@@ -57,8 +58,14 @@ Timing measure(const bench::Data& data, std::int64_t budget, std::int64_t repeat
     attention(q, data.k(), data.v(), v, &index, out, options, executor);
     routed.add(built + (bench::now() - begin) * n / static_cast<double>(v.n_q));
     build.add(built);
+    options.plan.method = Method::kAuto;
+    begin = bench::now();
+    const Counters a =
+        attention(q, data.k(), data.v(), v, nullptr, out, options, executor).counters;
+    const double rest = bench::now() - begin - a.index_s;
+    automatic.add(a.index_s + rest * n / static_cast<double>(v.n_q));
   }
-  return {dense.median(), routed.median(), build.median()};
+  return {dense.median(), routed.median(), automatic.median(), build.median()};
 }
 
 void run(const Args& args) {
@@ -71,15 +78,16 @@ void run(const Args& args) {
   std::vector<bench::Row> rows;
   std::printf(
       "budget %lld, seconds for a whole causal prefill of one layer\n%-12s %4s %2s %6s %10s "
-      "%10s %10s %8s\n",
-      static_cast<long long>(shown), "isa", "d", "G", "keys", "dense s", "routed s", "index s",
-      "gain");
+      "%10s %10s %10s %8s %8s\n",
+      static_cast<long long>(shown), "isa", "d", "G", "keys", "dense s", "routed s", "auto s",
+      "index s", "gain", "auto");
   for (const std::string& isa : args.list("--isa", levels)) {
     set_isa_for_testing(isa.c_str());
     for (const std::int64_t d : {64, 128}) {
       for (const std::int64_t group : {7, 1}) {
         std::int64_t first = 0, below = 0;  // least n from which on routed always won
-        for (const std::string& text : args.list("--n", "1024,2048,4096,8192,16384,32768")) {
+        for (const std::string& text :
+             args.list("--n", "1024,2048,2688,3072,4096,8192,16384,32768")) {
           bench::Shape shape;
           shape.n = std::atoll(text.c_str()), shape.d = d;
           shape.h_kv = group == 1 ? 2 : 1, shape.h_q = shape.h_kv * group;
@@ -100,11 +108,14 @@ void run(const Args& args) {
                              .add("threads", executor->width())
                              .add("dense_s", t.dense)
                              .add("routed_s", t.routed)
+                             .add("auto_s", t.automatic)
                              .add("index_s", t.index)
-                             .add("gain", gain));
-          std::printf("%-12s %4lld %2lld %6lld %10.4f %10.4f %10.4f %8.2f\n", isa.c_str(),
-                      static_cast<long long>(d), static_cast<long long>(group),
-                      static_cast<long long>(shape.n), t.dense, t.routed, t.index, gain);
+                             .add("gain", gain)
+                             .add("auto_gain", t.dense / t.automatic));
+          std::printf("%-12s %4lld %2lld %6lld %10.4f %10.4f %10.4f %10.4f %8.2f %8.2f\n",
+                      isa.c_str(), static_cast<long long>(d), static_cast<long long>(group),
+                      static_cast<long long>(shape.n), t.dense, t.routed, t.automatic, t.index,
+                      gain, t.dense / t.automatic);
           std::fflush(stdout);
         }
         if (first > 0)

@@ -104,15 +104,15 @@ TEST(Causal, SamePlanForOneCallAndForSixteen) {
 }
 
 // Whether `auto` reads a tile densely depends on its position, not on how much of the prompt a call
-// brings: the first five of the sixteen calls are below the crossover, the one call is above it.
+// brings: the first nine of the sixteen calls are below the crossover, the one call is above it.
 TEST(Causal, AutoReadsTheSameForOneCallAndForSixteen) {
   Case c = prompt(8192);
   c.h_q = 2, c.h_kv = 1;
   Data whole(c), chunked(c);
   const Options o;
   ASSERT_EQ(o.plan.method, Method::kAuto);
-  ASSERT_EQ(choose_method(512, 5 * 512, 24, o.plan).method, Method::kDense);
-  ASSERT_EQ(choose_method(8192, 8192, 24, o.plan).method, Method::kRouted);
+  ASSERT_EQ(choose_method(512, 9 * 512, 2, false, o.plan).method, Method::kDense);
+  ASSERT_EQ(choose_method(8192, 8192, 2, false, o.plan).method, Method::kRouted);
   attend_in_chunks(whole, o, {8192});
   attend_in_chunks(chunked, o, std::vector<std::int64_t>(16, 512));
   EXPECT_TRUE(whole.o.same_bits(chunked.o));

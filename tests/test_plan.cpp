@@ -301,12 +301,17 @@ TEST(PlanChoice, LevelsKeepMostOfTheMass) {
 
 TEST(PlanChoice, AutoIsAFunctionOfTheShapeAndSaysWhy) {
   PlanOptions o;
-  const Choice few = choose_method(512, 600, 64, o), many = choose_method(8192, 131072, 64, o);
+  const Choice few = choose_method(512, 600, 7, false, o);
+  const Choice many = choose_method(8192, 131072, 7, false, o);
   EXPECT_EQ(few.method, Method::kDense);
   EXPECT_EQ(many.method, Method::kRouted);
   EXPECT_FALSE(few.reason.empty());
   EXPECT_FALSE(many.reason.empty());
   EXPECT_NE(few.reason, many.reason);
+  // The index pays later where fewer heads use it, and where dense is faster.
+  EXPECT_GT(choose_method(8192, 8192, 1, true, o).crossover, many.crossover);
+  EXPECT_GT(choose_method(8192, 8192, 1, true, o).crossover,
+            choose_method(8192, 8192, 1, false, o).crossover);
 }
 
 // A window smaller than a tile still holds the query itself.

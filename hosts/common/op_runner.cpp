@@ -150,7 +150,9 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   if (plain_dense || few || !sight.prefix) {
     options.plan.method = Method::kDense;
   } else if (options.plan.method == Method::kAuto) {
-    const Choice choice = choose_method(n_q, n, q->ne[0], options.plan);
+    const Choice choice =
+        choose_method(n_q, n, q->ne[2] / k->ne[2],
+                      bf16_products(options.compute, key_view(k, s, n).dtype), options.plan);
     options.plan.method = choice.method;
     options.plan.dense_until = std::max(options.plan.dense_until, choice.crossover);
     stats_.why = choice.reason;

@@ -17,21 +17,21 @@ struct Options {
   ScoreOptions score;
   Compute compute = Compute::kAuto;
   bool causal = true;
-  float scale = 0;   ///< factor on q.k; 0: 1 / sqrt(d)
-  int threads = 0;   ///< 0: all; ignored where an executor is given
+  float scale = 0;  ///< factor on q.k; 0: 1 / sqrt(d)
+  int threads = 0;  ///< 0: all; ignored where an executor is given
 };
 
 /// What happened in a call.
 struct Report {
-  Choice choice;      ///< the method taken and, for `auto`, why
+  Choice choice;  ///< the method taken and, for `auto`, why
   Counters counters;
-  std::string isa;    ///< kernel used, for example "amx-bf16"
+  std::string isa;  ///< kernel used, for example "amx-bf16"
 };
 
 /// softmax(scale q k^T) v over the keys that options.plan chooses.
-/// q [b, h_q, n_q, d], k [b, h_kv, n_kv, d], v [b, h_kv, n_kv, d_v], out.o [b, h_q, n_q, d_v]; h_q a
-/// multiple of h_kv; d and d_v from 1 to 512; dtypes of k and v equal. With options.causal query i
-/// sees keys [0, n_kv - n_q + i]. Throws Error on anything else.
+/// q [b, h_q, n_q, d], k [b, h_kv, n_kv, d], v [b, h_kv, n_kv, d_v], out.o [b, h_q, n_q, d_v]; h_q
+/// a multiple of h_kv; d and d_v from 1 to 512; dtypes of k and v equal. With options.causal query
+/// i sees keys [0, n_kv - n_q + i]. Throws Error on anything else.
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options& options = {});
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
@@ -49,5 +49,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v, 
 /// "amx-bf16", "avx512-bf16", "avx512", "avx2", "neon" or "scalar": the kernel that would serve
 /// `compute` with keys of `dtype` on this machine (PRESCORE_ISA= forces a lower one).
 std::string_view isa_name(Compute compute, DType dtype);
+/// Whether that kernel multiplies in bf16.
+bool bf16_products(Compute compute, DType dtype);
 
 }  // namespace prescore

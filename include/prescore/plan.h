@@ -17,8 +17,8 @@ struct Visibility {
   std::int64_t n_q = 0;
   std::int64_t n_kv = 0;
   bool causal = true;
-  /// Causal: position of each query, non-decreasing; query i sees keys [0, position + 1). Empty: the
-  /// queries are the last n_q positions (aligned bottom right), as in a KV cache.
+  /// Causal: position of each query, non-decreasing; query i sees keys [0, position + 1). Empty:
+  /// the queries are the last n_q positions (aligned bottom right), as in a KV cache.
   std::span<const std::int32_t> positions = {};
   /// Optional additive mask, fp16 bits, row i at mask + i * mask_stride, n_kv entries, -inf hides.
   /// For `dense` only; the same for all heads of a batch entry.
@@ -49,11 +49,11 @@ struct Range {
 /// What one tile reads. Ranges, keys and the keys behind nodes are disjoint (exactly once).
 struct TilePlan {
   std::vector<Range> ranges;
-  std::vector<std::int32_t> keys;   ///< single keys, visible to every query of the tile
-  std::vector<float> log_weights;   ///< natural log, one a key, or empty: all zero
-  std::vector<std::int32_t> nodes;  ///< stand-ins, node ids of the index; weight log count
-  std::vector<std::int32_t> packed; ///< rows of `keys` in the packed copy of the index, or empty
-  std::int64_t products = 0;        ///< routing products spent on this plan
+  std::vector<std::int32_t> keys;    ///< single keys, visible to every query of the tile
+  std::vector<float> log_weights;    ///< natural log, one a key, or empty: all zero
+  std::vector<std::int32_t> nodes;   ///< stand-ins, node ids of the index; weight log count
+  std::vector<std::int32_t> packed;  ///< rows of `keys` in the packed copy of the index, or empty
+  std::int64_t products = 0;         ///< routing products spent on this plan
   void clear() {
     ranges.clear(), keys.clear(), log_weights.clear(), nodes.clear(), packed.clear();
     products = 0;
@@ -70,6 +70,8 @@ class Planner {
   virtual std::int64_t tile() const noexcept = 0;
   /// True where all query heads of a group read the same keys (dense, window, top-k).
   virtual bool shared_by_group() const noexcept { return false; }
+  /// The first so many queries read all that they see: `attend` cuts them as dense does.
+  virtual std::int64_t dense_queries() const noexcept { return 0; }
 };
 
 /// Everything a planner may look at. The views must outlive it.
@@ -94,10 +96,10 @@ std::unique_ptr<Planner> make_routed_planner(const PlanInputs&, const PlanOption
 /// The planner of options.method, which must not be kAuto.
 std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
 
-/// Cuts the queries of every (batch, head) into tiles. Where `shared_by_group`, `head` is the first
-/// query head of each group and one plan serves them all.
-std::vector<Tile> make_tiles(const Visibility&, std::int64_t b, std::int64_t h_q,
-                             std::int64_t h_kv, const Planner&);
+/// Cuts the queries from `first` on, of every (batch, head), into tiles. Where `shared_by_group`,
+/// `head` is the first query head of each group and one plan serves them all.
+std::vector<Tile> make_tiles(const Visibility&, std::int64_t b, std::int64_t h_q, std::int64_t h_kv,
+                             const Planner&, std::int64_t first = 0);
 
 /// A whole plan, for looking at it: tiles and what each reads.
 struct Plan {
@@ -105,13 +107,16 @@ struct Plan {
   std::vector<TilePlan> reads;
 };
 
-/// What `auto` takes and why, a pure function of the shape. Routed comes with dense_until = crossover:
-/// whether a tile is read densely depends on its position alone, never on how the prompt was cut.
+/// What `auto` takes and why, a pure function of the shape. Routed comes with dense_until =
+/// crossover: whether a tile is read densely depends on its position alone, never on how the prompt
+/// was cut. The fewer query heads share a key head, and the faster dense is, the later the index
+/// pays.
 struct Choice {
   Method method = Method::kDense;
   std::string reason;
   std::int64_t crossover = 0;  ///< keys that a tile must see to be routed; 0 where not `auto`
 };
-Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const PlanOptions&);
+Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t heads_per_group,
+                     bool bf16_products, const PlanOptions&);
 
 }  // namespace prescore

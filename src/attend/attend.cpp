@@ -91,20 +91,38 @@ Counters run_tiles(const AttendInputs& in, const State& out, std::int64_t tiles,
 Counters attend(const AttendInputs& in, const Planner& planner, const State& out,
                 Executor& executor) {
   check_attend_inputs(in, out);
-  const std::int64_t heads = planner.shared_by_group() ? in.q.shape[1] / in.k.shape[1] : 1;
-  const std::vector<Tile> tiles =
-      make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner);
+  const std::int64_t b = in.q.shape[0], h = in.q.shape[1], h_kv = in.k.shape[1];
+  const std::int64_t heads = planner.shared_by_group() ? h / h_kv : 1;
+  std::vector<Tile> tiles;  // those that see most first
+  const std::int64_t dense_queries = std::min(planner.dense_queries(), in.visibility.n_q);
+  if (dense_queries < in.visibility.n_q)
+    tiles = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries);
+  const std::size_t planned = tiles.size();
+  std::unique_ptr<Planner> dense;
+  if (dense_queries > 0) {
+    PlanInputs all{in.q, in.k, in.visibility, in.scale};
+    dense = make_dense_planner(all, {});
+    Visibility begin = in.visibility;
+    begin.n_q = dense_queries;
+    begin.n_kv = in.visibility.end(dense_queries - 1);
+    if (!begin.positions.empty())
+      begin.positions = begin.positions.first(static_cast<std::size_t>(dense_queries));
+    const std::vector<Tile> more = make_tiles(begin, b, h, h_kv, *dense);
+    tiles.insert(tiles.end(), more.begin(), more.end());
+  }
   return run_tiles(in, out, static_cast<std::int64_t>(tiles.size()), executor,
                    [&](std::int64_t i, int w, Worker& worker) {
+                     const bool own = static_cast<std::size_t>(i) < planned;
+                     const std::int64_t together = own ? heads : h / h_kv;
                      const Tile& tile = tiles[static_cast<std::size_t>(i)];
                      const auto t0 = Clock::now();
                      worker.plan.clear();
-                     planner.plan(tile, w, worker.plan);
+                     (own ? planner : *dense).plan(tile, w, worker.plan);
                      const auto t1 = Clock::now();
-                     worker.runner.run(tile, heads, worker.plan);
+                     worker.runner.run(tile, together, worker.plan);
                      worker.counters.plan_s += seconds(t1 - t0);
                      worker.counters.attend_s += seconds(Clock::now() - t1);
-                     TileRunner::count(in.visibility, tile, heads, worker.plan, worker.counters);
+                     TileRunner::count(in.visibility, tile, together, worker.plan, worker.counters);
                    });
 }
 

@@ -60,7 +60,8 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
       fail("attention", "a mask with a sparse method", "one", "method dense or auto");
     report.choice = {Method::kDense, "dense: the mask is not causal", 0};
   } else if (plan.method == Method::kAuto) {
-    report.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[3], plan);
+    report.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[1] / k.shape[1],
+                                  bf16_products(options.compute, k.dtype), plan);
   } else {
     report.choice = {plan.method, "as asked", 0};
   }
@@ -103,13 +104,16 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
   return attention(q, k, v, out, options, *executor);
 }
 
-Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t d, const PlanOptions& o) {
-  // Measured with bench/crossover (docs/performance.md): a tile is faster routed from about two
-  // budgets of visible keys on, at every head size and ISA level.
+Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t heads_per_group,
+                     bool bf16_products, const PlanOptions& o) {
+  // Measured with bench/crossover (docs/performance.md). Beyond about three budgets a tile is read
+  // faster routed; and just beyond the crossover, where nothing is saved yet, building the index
+  // must not take more than a twentieth of the time of dense.
   constexpr std::int64_t kFewQueries = 32;
-  const std::int64_t crossover = 2 * o.budget;
+  const std::int64_t pays =
+      (bf16_products ? 24576 : 9216) / std::max<std::int64_t>(1, heads_per_group);
+  const std::int64_t crossover = std::max(3 * o.budget, pays);
   const auto keys = [](std::int64_t n) { return std::to_string(n) + " keys"; };
-  static_cast<void>(d);
   if (n_q < kFewQueries)
     return {Method::kDense, "dense: fewer than 32 queries read the keys once either way", 0};
   if (n_kv <= crossover)
@@ -126,11 +130,13 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   check_qkv(q, k, v);
   check_plan_options(options.plan);
   const KeyIndex shape(options.index);
+  const std::int64_t group = q.shape[1] / k.shape[1];
   Method method = options.plan.method;
   if (method == Method::kAuto)
-    method = choose_method(q.shape[2], k.shape[2], q.shape[3], options.plan).method;
+    method = choose_method(q.shape[2], k.shape[2], group, bf16_products(options.compute, k.dtype),
+                           options.plan)
+                 .method;
   const std::int64_t heads = k.shape[0] * k.shape[1], d = q.shape[3], d_v = v.shape[3];
-  const std::int64_t group = q.shape[1] / k.shape[1];
   const std::int64_t lanes = method == Method::kDense    ? std::max<std::int64_t>(256, 16 * group)
                              : method == Method::kRouted ? options.plan.tile
                                                          : options.plan.tile * group;
@@ -157,7 +163,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                (options.index.packed
                     ? options.index.segment * (d * size_of(k.dtype) + d_v * size_of(v.dtype))
                     : 0));
-    const std::int64_t width = tile::kernels(options.compute, k.dtype).bf16 ? 2 : 4;
+    const std::int64_t width = bf16_products(options.compute, k.dtype) ? 2 : 4;
     const std::int64_t routing =
         round_up((options.plan.tile - 1) / options.plan.route_stride + 1, 16);
     // Lists and converted rows of the candidates, their scores (one lane vector of the routing
@@ -178,5 +184,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
 std::string_view isa_name(Compute compute, DType dtype) {
   return name_of(tile::kernels(compute, dtype).isa);
 }
+
+bool bf16_products(Compute compute, DType dtype) { return tile::kernels(compute, dtype).bf16; }
 
 }  // namespace prescore

@@ -60,13 +60,13 @@ std::unique_ptr<Planner> make_planner(const PlanInputs& in, const PlanOptions& o
 }
 
 std::vector<Tile> make_tiles(const Visibility& v, std::int64_t b, std::int64_t h_q,
-                             std::int64_t h_kv, const Planner& planner) {
+                             std::int64_t h_kv, const Planner& planner, std::int64_t first) {
   // A tile is cut where the position passes a multiple of its size, so that the same query is in the
   // same company however the prompt arrives.
-  std::vector<std::int64_t> cuts{0};
+  std::vector<std::int64_t> cuts{first};
   const std::int64_t size = planner.tile();
   const auto place = [&](std::int64_t i) { return v.causal ? (v.end(i) + size - 1) / size : i / size; };
-  for (std::int64_t i = 1; i < v.n_q; ++i)
+  for (std::int64_t i = first + 1; i < v.n_q; ++i)
     if (place(i) != place(i - 1) || i - cuts.back() >= size) cuts.push_back(i);
   cuts.push_back(v.n_q);
 

@@ -39,6 +39,21 @@ class RoutedPlanner final : public Planner {
 
   std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
 
+  std::int64_t dense_queries() const noexcept override {
+    const Visibility& v = in_.visibility;
+    const std::int64_t until = options_.dense_until / tile() * tile();  // whole tiles
+    if (!v.causal || until == 0) return 0;
+    std::int64_t low = 0, high = v.n_q;  // ends do not decrease
+    while (low < high) {
+      const std::int64_t middle = (low + high) / 2;
+      if (v.end(middle) <= until)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+
   void plan(const Tile& tile, int worker, TilePlan& out) const override {
     const Layout x =
         make_layout(in_.visibility, tile, options_, index_.options.segment, in_.index->size());
@@ -123,7 +138,7 @@ class RoutedPlanner final : public Planner {
         s.estimator.rank.data(), c.count.data(), c.size, static_cast<float>(limit));
     if (options_.standins == StandIns::kAuto)
       s.estimator.find_shares(c, threshold, scale, options_.standin_share, products_);
-    // Above `worth` a node stands in; what it is compared with is above 0 and below 1e30.
+    // Above `worth` a node stands in: always or never, whatever the estimates, but for kAuto.
     const float worth = options_.standins == StandIns::kAuto   ? options_.standin_share
                         : options_.standins == StandIns::kNone ? 1e30f
                                                                : -2e30f;
