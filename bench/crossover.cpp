@@ -3,8 +3,9 @@
 //   crossover [--n 1024,...,32768] [--isa avx2,amx-bf16] [--budget 0] [--repeats 3] [--threads 0]
 //             [--json FILE]
 // All are timed on 8 stretches of queries spread over the sequence and scaled: dense by the keys
-// seen, plan and attend of routed and auto by the queries. The index is built whole every time. The
-// keys in between the powers of two are where auto has just begun to route.
+// seen, plan and attend of routed and auto by the queries. The index is built whole every time.
+// 4,096, 9,472 and 24,832 keys lie just beyond crossovers of auto, where it has only just begun to
+// route.
 #include <string>
 #include <vector>
 
@@ -87,7 +88,7 @@ void run(const Args& args) {
       for (const std::int64_t group : {7, 1}) {
         std::int64_t first = 0, below = 0;  // least n from which on routed always won
         for (const std::string& text :
-             args.list("--n", "1024,2048,2688,3072,4096,8192,16384,32768")) {
+             args.list("--n", "1024,2048,2688,4096,8192,9472,16384,24832,32768")) {
           bench::Shape shape;
           shape.n = std::atoll(text.c_str()), shape.d = d;
           shape.h_kv = group == 1 ? 2 : 1, shape.h_q = shape.h_kv * group;

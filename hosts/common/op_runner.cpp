@@ -147,20 +147,13 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   options.scale = params.scale;
   options.causal = sight.prefix;
   const bool few = n_q < kMinTileQueries && options.plan.routing == Routing::kTile;
-  if (plain_dense || few || !sight.prefix) {
-    options.plan.method = Method::kDense;
-  } else if (options.plan.method == Method::kAuto) {
-    const Choice choice =
-        choose_method(n_q, n, q->ne[2] / k->ne[2],
-                      bf16_products(options.compute, key_view(k, s, n).dtype), options.plan);
-    options.plan.method = choice.method;
-    options.plan.dense_until = std::max(options.plan.dense_until, choice.crossover);
-    stats_.why = choice.reason;
-  }
+  if (plain_dense || few || !sight.prefix) options.plan.method = Method::kDense;
 
   const Tensor keys = key_view(k, s, n);
-  KeyIndex* index =
-      options.plan.method == Method::kRouted ? index_of(k, s, keys, v->ne[0]) : nullptr;
+  const bool automatic = options.plan.method == Method::kAuto;
+  KeyIndex* index = automatic || options.plan.method == Method::kRouted
+                        ? index_of(k, s, keys, v->ne[0])
+                        : nullptr;
   const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, index,
                                   State{output_view(dst, s), nullptr}, options, executor);
   if (s == 0) {
@@ -168,6 +161,7 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
     stats_.few += sight.prefix && few;
     ++stats_.methods[std::string(name_of(report.choice.method))];
   }
+  if (automatic) stats_.why = report.choice.reason;
   stats_.isa = report.isa;
   stats_.counters += report.counters;
 }

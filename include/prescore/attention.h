@@ -49,7 +49,5 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v, 
 /// "amx-bf16", "avx512-bf16", "avx512", "avx2", "neon" or "scalar": the kernel that would serve
 /// `compute` with keys of `dtype` on this machine (PRESCORE_ISA= forces a lower one).
 std::string_view isa_name(Compute compute, DType dtype);
-/// Whether that kernel multiplies in bf16.
-bool bf16_products(Compute compute, DType dtype);
 
 }  // namespace prescore

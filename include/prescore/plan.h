@@ -96,10 +96,10 @@ std::unique_ptr<Planner> make_routed_planner(const PlanInputs&, const PlanOption
 /// The planner of options.method, which must not be kAuto.
 std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
 
-/// Cuts the queries from `first` on, of every (batch, head), into tiles. Where `shared_by_group`,
+/// Cuts the queries [first, last) of every (batch, head) into tiles. Where `shared_by_group`,
 /// `head` is the first query head of each group and one plan serves them all.
 std::vector<Tile> make_tiles(const Visibility&, std::int64_t b, std::int64_t h_q, std::int64_t h_kv,
-                             const Planner&, std::int64_t first = 0);
+                             const Planner&, std::int64_t first, std::int64_t last);
 
 /// A whole plan, for looking at it: tiles and what each reads.
 struct Plan {

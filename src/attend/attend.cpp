@@ -94,20 +94,14 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
   const std::int64_t b = in.q.shape[0], h = in.q.shape[1], h_kv = in.k.shape[1];
   const std::int64_t heads = planner.shared_by_group() ? h / h_kv : 1;
   std::vector<Tile> tiles;  // those that see most first
-  const std::int64_t dense_queries = std::min(planner.dense_queries(), in.visibility.n_q);
-  if (dense_queries < in.visibility.n_q)
-    tiles = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries);
+  const std::int64_t n_q = in.visibility.n_q, dense_queries = planner.dense_queries();
+  if (dense_queries < n_q)
+    tiles = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries, n_q);
   const std::size_t planned = tiles.size();
   std::unique_ptr<Planner> dense;
   if (dense_queries > 0) {
-    PlanInputs all{in.q, in.k, in.visibility, in.scale};
-    dense = make_dense_planner(all, {});
-    Visibility begin = in.visibility;
-    begin.n_q = dense_queries;
-    begin.n_kv = in.visibility.end(dense_queries - 1);
-    if (!begin.positions.empty())
-      begin.positions = begin.positions.first(static_cast<std::size_t>(dense_queries));
-    const std::vector<Tile> more = make_tiles(begin, b, h, h_kv, *dense);
+    dense = make_dense_planner({in.q, in.k, in.visibility, in.scale}, {});
+    const std::vector<Tile> more = make_tiles(in.visibility, b, h, h_kv, *dense, 0, dense_queries);
     tiles.insert(tiles.end(), more.begin(), more.end());
   }
   return run_tiles(in, out, static_cast<std::int64_t>(tiles.size()), executor,
@@ -145,7 +139,8 @@ Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, 
 
 Plan make_plan(const AttendInputs& in, const Planner& planner, Executor& executor) {
   Plan plan;
-  plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner);
+  plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner, 0,
+                          in.visibility.n_q);
   plan.reads.resize(plan.tiles.size());
   executor.run(static_cast<std::int64_t>(plan.tiles.size()), [&](std::int64_t i, int worker) {
     const auto t = static_cast<std::size_t>(i);

@@ -8,7 +8,7 @@ namespace prescore {
 namespace {
 
 using tile::kLanes;
-constexpr float kLog2E = 1.44269504f;
+using tile::kLog2E;
 constexpr float kLn2 = 0.69314718f;
 // A key that every lane sees.
 constexpr std::int32_t kEverywhere = -1;
@@ -26,9 +26,8 @@ TileRunner::TileRunner(const AttendInputs& in, const State& out, const tile::Ker
       d_v_(in.v.shape[3]), d_pad_(static_cast<int>(round_up(d_, kernels.d_multiple))),
       dv_pad_(static_cast<int>(round_up(d_v_, kernels.d_multiple))),
       block_(block_size(kernels, std::max(d_, d_v_))), scale_(std::fabs(in.scale) * kLog2E),
-      sign_(in.scale < 0 ? -1.0f : 1.0f),
-      k_lines_(static_cast<int>((d_ * size_of(in.k.dtype) + 63) / 64)),
-      v_lines_(static_cast<int>((d_v_ * size_of(in.v.dtype) + 63) / 64)) {}
+      sign_(in.scale < 0 ? -1.0f : 1.0f), k_lines_(cache_lines(d_ * size_of(in.k.dtype))),
+      v_lines_(cache_lines(d_v_ * size_of(in.v.dtype))) {}
 
 std::int64_t TileRunner::bytes(std::int64_t lanes, std::int64_t d, std::int64_t d_v) {
   const std::int64_t block = tile::kMaxBlock;
@@ -118,8 +117,8 @@ void TileRunner::feed(const Tile& tile, const TilePlan& plan) {
 
 inline void TileRunner::push(const void* k, const void* v, std::int32_t position, float weight) {
   // Gathered rows are far apart: ask for them while the block fills.
-  for (int i = 0; i < k_lines_; ++i) __builtin_prefetch(static_cast<const char*>(k) + i * 64);
-  for (int i = 0; i < v_lines_; ++i) __builtin_prefetch(static_cast<const char*>(v) + i * 64);
+  prefetch_row(k, k_lines_);
+  prefetch_row(v, v_lines_);
   k_row_[n_] = k;
   v_row_[n_] = v;
   position_[n_] = position;

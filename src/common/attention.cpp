@@ -61,7 +61,7 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
     report.choice = {Method::kDense, "dense: the mask is not causal", 0};
   } else if (plan.method == Method::kAuto) {
     report.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[1] / k.shape[1],
-                                  bf16_products(options.compute, k.dtype), plan);
+                                  tile::kernels(options.compute, k.dtype).bf16, plan);
   } else {
     report.choice = {plan.method, "as asked", 0};
   }
@@ -133,8 +133,8 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   const std::int64_t group = q.shape[1] / k.shape[1];
   Method method = options.plan.method;
   if (method == Method::kAuto)
-    method = choose_method(q.shape[2], k.shape[2], group, bf16_products(options.compute, k.dtype),
-                           options.plan)
+    method = choose_method(q.shape[2], k.shape[2], group,
+                           tile::kernels(options.compute, k.dtype).bf16, options.plan)
                  .method;
   const std::int64_t heads = k.shape[0] * k.shape[1], d = q.shape[3], d_v = v.shape[3];
   const std::int64_t lanes = method == Method::kDense    ? std::max<std::int64_t>(256, 16 * group)
@@ -163,7 +163,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                (options.index.packed
                     ? options.index.segment * (d * size_of(k.dtype) + d_v * size_of(v.dtype))
                     : 0));
-    const std::int64_t width = bf16_products(options.compute, k.dtype) ? 2 : 4;
+    const std::int64_t width = tile::kernels(options.compute, k.dtype).bf16 ? 2 : 4;
     const std::int64_t routing =
         round_up((options.plan.tile - 1) / options.plan.route_stride + 1, 16);
     // Lists and converted rows of the candidates, their scores (one lane vector of the routing
@@ -184,7 +184,5 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
 std::string_view isa_name(Compute compute, DType dtype) {
   return name_of(tile::kernels(compute, dtype).isa);
 }
-
-bool bf16_products(Compute compute, DType dtype) { return tile::kernels(compute, dtype).bf16; }
 
 }  // namespace prescore

@@ -17,8 +17,7 @@ inline const std::byte* row(const Tensor& t, std::int64_t b, std::int64_t h,
   return static_cast<const std::byte*>(t.data) +
          (b * t.stride[0] + h * t.stride[1] + n * t.stride[2]) * size_of(t.dtype);
 }
-inline std::byte* row(const MutTensor& t, std::int64_t b, std::int64_t h,
-                      std::int64_t n) noexcept {
+inline std::byte* row(const MutTensor& t, std::int64_t b, std::int64_t h, std::int64_t n) noexcept {
   return static_cast<std::byte*>(t.data) +
          (b * t.stride[0] + h * t.stride[1] + n * t.stride[2]) * size_of(t.dtype);
 }
@@ -86,7 +85,7 @@ class Buffer {
     if (n > size_) {
       release();
       data_ = static_cast<T*>(
-          ::operator new(static_cast<std::size_t>(n) * sizeof(T), std::align_val_t{64}));
+          ::operator new (static_cast<std::size_t>(n) * sizeof(T), std::align_val_t{64}));
       size_ = n;
     }
     return data_;
@@ -104,13 +103,21 @@ class Buffer {
 
  private:
   void release() noexcept {
-    if (data_ != nullptr) ::operator delete(static_cast<void*>(data_), std::align_val_t{64});
+    if (data_ != nullptr) ::operator delete (static_cast<void*>(data_), std::align_val_t{64});
     data_ = nullptr;
     size_ = 0;
   }
   T* data_ = nullptr;
   std::int64_t size_ = 0;
 };
+
+constexpr int cache_lines(std::int64_t bytes) noexcept {
+  return static_cast<int>((bytes + 63) / 64);
+}
+/// Asks for a row that is read soon.
+inline void prefetch_row(const void* row, int lines) noexcept {
+  for (int i = 0; i < lines; ++i) __builtin_prefetch(static_cast<const std::byte*>(row) + i * 64);
+}
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t m) noexcept {
   return (n + m - 1) / m * m;

@@ -65,7 +65,7 @@ std::uint64_t fingerprint(const Tensor& k, std::int64_t b, std::int64_t h, std::
 
 // label_ <- nearest centroid of each key: argmax of x.c - |c|^2 / 2.
 void SegmentBuilder::assign(std::int64_t n_keys, std::int64_t n_clusters, std::int64_t d) {
-  const tile::Kernels& t = tile::kernels(bf16_);
+  const tile::Kernels& t = *kernels_;
   const tile::RowKernels& r = tile::row_kernels();
   const auto n_pad = static_cast<int>(round_up(n_clusters, t.block_multiple));
   const auto vecs = static_cast<int>(round_up(n_keys, kLanes) / kLanes);
@@ -132,8 +132,8 @@ void SegmentBuilder::group(KeyIndex::Impl& index) {
 void SegmentBuilder::build(KeyIndex::Impl& index, const Tensor& k, const Tensor& v, std::int64_t bh,
                            std::int64_t segment) {
   const tile::RowKernels& r = tile::row_kernels();
-  bf16_ = k.dtype != DType::kF32;
-  const tile::Kernels& t = tile::kernels(bf16_);
+  kernels_ = &tile::kernels(Compute::kAuto, k.dtype);
+  const tile::Kernels& t = *kernels_;
   const std::int64_t ib = bh / index.h, ih = bh % index.h, seg = index.options.segment;
   const std::int64_t skip = segment == 0 ? index.options.sinks : 0, n = seg - skip;
   const std::int64_t d = index.d, d_v = index.d_v, n_clusters = index.clusters;

@@ -6,6 +6,7 @@
 
 #include "common/views.h"
 #include "prescore/index.h"
+#include "tile/tile.h"
 
 namespace prescore {
 
@@ -67,7 +68,7 @@ class SegmentBuilder {
   std::vector<std::uint16_t> label_, group_, order_;
   std::vector<std::int32_t> size_;
   std::int64_t d_pad_ = 0;
-  bool bf16_ = false;
+  const tile::Kernels* kernels_ = nullptr;
 };
 
 }  // namespace prescore

@@ -7,7 +7,7 @@ namespace prescore {
 using tile::kLanes;
 
 RouteProducts::RouteProducts(const KeyIndex::Impl& index, bool single_query)
-    : kernels(tile::kernels(index.k_type != DType::kF32)), rows(tile::row_kernels()),
+    : kernels(tile::kernels(Compute::kAuto, index.k_type)), rows(tile::row_kernels()),
       k_type(index.k_type), d(static_cast<int>(index.d)),
       d_pad(static_cast<int>(round_up(index.d, kernels.d_multiple))), single(single_query) {}
 
@@ -22,15 +22,14 @@ void Candidates::add_nodes(const KeyIndex::Impl& index, std::int64_t bh, std::in
                            std::int64_t n, const float* log2) {
   make_room(n);
   const std::uint16_t* counts = index.counts_of(bh);
-  const std::int64_t row_bytes = index.d * size_of(index.k_type);
+  const int row_lines = cache_lines(index.d * size_of(index.k_type));
   auto at = static_cast<std::size_t>(size);
   for (std::int64_t i = first; i < first + n; ++i) {  // those without keys are overwritten
     node[at] = static_cast<std::int32_t>(i);
     count[at] = counts[i];
     weight[at] = log2[counts[i]];
     row[at] = index.key_of(bh, i);
-    for (std::int64_t b = 0; b < row_bytes; b += 64)
-      __builtin_prefetch(static_cast<const std::byte*>(row[at]) + b);
+    prefetch_row(row[at], row_lines);
     keys += counts[i];
     at += counts[i] != 0;
   }

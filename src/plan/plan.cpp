@@ -60,15 +60,16 @@ std::unique_ptr<Planner> make_planner(const PlanInputs& in, const PlanOptions& o
 }
 
 std::vector<Tile> make_tiles(const Visibility& v, std::int64_t b, std::int64_t h_q,
-                             std::int64_t h_kv, const Planner& planner, std::int64_t first) {
+                             std::int64_t h_kv, const Planner& planner, std::int64_t first,
+                             std::int64_t last) {
   // A tile is cut where the position passes a multiple of its size, so that the same query is in the
   // same company however the prompt arrives.
   std::vector<std::int64_t> cuts{first};
   const std::int64_t size = planner.tile();
   const auto place = [&](std::int64_t i) { return v.causal ? (v.end(i) + size - 1) / size : i / size; };
-  for (std::int64_t i = first + 1; i < v.n_q; ++i)
+  for (std::int64_t i = first + 1; i < last; ++i)
     if (place(i) != place(i - 1) || i - cuts.back() >= size) cuts.push_back(i);
-  cuts.push_back(v.n_q);
+  cuts.push_back(last);
 
   const std::int64_t step = planner.shared_by_group() ? h_q / h_kv : 1;
   std::vector<Tile> tiles;
@@ -77,10 +78,10 @@ std::vector<Tile> make_tiles(const Visibility& v, std::int64_t b, std::int64_t h
   // head follow each other, so that a worker finds its keys and nodes in cache.
   const std::int64_t together = std::max<std::int64_t>(1, 512 / size);
   const auto n = static_cast<std::int64_t>(cuts.size()) - 1;
-  for (std::int64_t last = n; last > 0; last -= together)
+  for (std::int64_t until = n; until > 0; until -= together)
     for (std::int64_t ib = 0; ib < b; ++ib)
       for (std::int64_t kv = 0; kv < h_kv; ++kv)
-        for (std::int64_t c = last; c > std::max<std::int64_t>(0, last - together); --c)
+        for (std::int64_t c = until; c > std::max<std::int64_t>(0, until - together); --c)
           for (std::int64_t h = kv * (h_q / h_kv); h < (kv + 1) * (h_q / h_kv); h += step)
             tiles.push_back({ib, h, cuts[static_cast<std::size_t>(c - 1)],
                              cuts[static_cast<std::size_t>(c)]});

@@ -132,7 +132,7 @@ class RoutedPlanner final : public Planner {
       load_read(tile, x, s.read);
       read = &s.read;
     }
-    const float scale = in_.scale * 1.44269504f;
+    const float scale = in_.scale * tile::kLog2E;
     out.products += s.estimator.estimate(c, read, scale, products_);
     const std::uint32_t threshold = products_.rows.threshold(
         s.estimator.rank.data(), c.count.data(), c.size, static_cast<float>(limit));
@@ -143,10 +143,9 @@ class RoutedPlanner final : public Planner {
                         : options_.standins == StandIns::kNone ? 1e30f
                                                                : -2e30f;
     const auto n = static_cast<std::size_t>(c.size);
-    constexpr std::size_t kRoom = 16;
     const std::size_t before = out.nodes.size();
-    s.chosen.resize(n + kRoom);
-    out.nodes.resize(before + n + kRoom);
+    s.chosen.resize(n + tile::kLanes);
+    out.nodes.resize(before + n + tile::kLanes);
     int chosen = 0, standins = 0;
     products_.rows.partition(c.node.data(), s.estimator.rank.data(), s.estimator.share.data(),
                              c.size, threshold, worth, s.chosen.data(), &chosen,

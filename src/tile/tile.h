@@ -26,8 +26,9 @@ namespace prescore::tile {
 
 inline constexpr int kLanes = 16;
 inline constexpr int kMaxDim = 512;
-inline constexpr int kMaxBlock = 128;  // keys of a block at most
-inline constexpr int kMaxPiece = 32;   // lane vectors of nodes that are totalled at once
+inline constexpr int kMaxBlock = 128;         // keys of a block at most
+inline constexpr int kMaxPiece = 32;          // lane vectors of nodes that are totalled at once
+inline constexpr float kLog2E = 1.44269504f;  // exponents are in base 2
 
 /// Softmax state of one lane vector, in base 2: m is the running maximum of the scaled scores.
 struct alignas(64) LaneState {
@@ -130,12 +131,8 @@ struct RowKernels {
 std::vector<const Kernels*> all_kernels();
 std::vector<const RowKernels*> all_row_kernels();
 
-/// The tables for the chosen ISA. `want_bf16`: bf16 products are allowed; kAuto allows them for
-/// keys that are not f32.
-const Kernels& kernels(bool want_bf16);
-inline const Kernels& kernels(Compute compute, DType keys) {
-  return kernels(compute == Compute::kBF16 || (compute == Compute::kAuto && keys != DType::kF32));
-}
+/// The tables for the chosen ISA. kAuto allows bf16 products for keys that are not f32.
+const Kernels& kernels(Compute compute, DType keys);
 const RowKernels& row_kernels();
 
 }  // namespace prescore::tile

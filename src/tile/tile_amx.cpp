@@ -64,50 +64,49 @@ inline void product_2x2(const std::uint32_t* a, std::ptrdiff_t a_row, std::ptrdi
   _tile_stored(3, c1 + c_vec, kStride);
 }
 
+// A row tile of two steps (2, 3) against two lane vectors (4, 5 and 6, 7).
+inline void product_two_steps(float* s, std::ptrdiff_t s_vec) {
+  constexpr int kStride = 64;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_dpbf16ps(0, 2, 4);
+  _tile_dpbf16ps(1, 2, 6);
+  _tile_dpbf16ps(0, 3, 5);
+  _tile_dpbf16ps(1, 3, 7);
+  _tile_stored(0, s, kStride);
+  _tile_stored(1, s + s_vec, kStride);
+}
+
+inline void load_two_vectors(const std::uint32_t* q, std::ptrdiff_t q_vec) {
+  constexpr int kStride = 64;
+  _tile_loadd(4, q, kStride);
+  _tile_loadd(5, q + kTileDwords, kStride);
+  _tile_loadd(6, q + q_vec, kStride);
+  _tile_loadd(7, q + q_vec + kTileDwords, kStride);
+}
+
 // Heads of up to 64 (two steps), as most models have: the tiles of two lane vectors stay in
 // registers while the rows pass by, which halves the loads.
 inline void scores_two_steps(const std::uint32_t* k, std::ptrdiff_t row, int row_tiles,
                              const std::uint32_t* q, std::ptrdiff_t q_vec, float* s,
                              std::ptrdiff_t s_vec) {
-  constexpr int kStride = 64;
   const std::ptrdiff_t k_stride = row * 4;
-  _tile_loadd(4, q, kStride);
-  _tile_loadd(5, q + kTileDwords, kStride);
-  _tile_loadd(6, q + q_vec, kStride);
-  _tile_loadd(7, q + q_vec + kTileDwords, kStride);
+  load_two_vectors(q, q_vec);
   for (int r = 0; r < row_tiles; ++r, k += 16 * row, s += kTileDwords) {
     _tile_loadd(2, k, k_stride);
     _tile_loadd(3, k + 16, k_stride);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_dpbf16ps(0, 2, 4);
-    _tile_dpbf16ps(1, 2, 6);
-    _tile_dpbf16ps(0, 3, 5);
-    _tile_dpbf16ps(1, 3, 7);
-    _tile_stored(0, s, kStride);
-    _tile_stored(1, s + s_vec, kStride);
+    product_two_steps(s, s_vec);
   }
 }
 
 // Sixteen rows against many lane vectors, an even number of them: here the rows stay.
 inline void scores_one_row_tile(const std::uint32_t* k, std::ptrdiff_t row, const std::uint32_t* q,
                                 std::ptrdiff_t q_vec, int vecs, float* s, std::ptrdiff_t s_vec) {
-  constexpr int kStride = 64;
   _tile_loadd(2, k, row * 4);
   _tile_loadd(3, k + 16, row * 4);
   for (int v = 0; v < vecs; v += 2, q += 2 * q_vec, s += 2 * s_vec) {
-    _tile_loadd(4, q, kStride);
-    _tile_loadd(5, q + kTileDwords, kStride);
-    _tile_loadd(6, q + q_vec, kStride);
-    _tile_loadd(7, q + q_vec + kTileDwords, kStride);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_dpbf16ps(0, 2, 4);
-    _tile_dpbf16ps(1, 2, 6);
-    _tile_dpbf16ps(0, 3, 5);
-    _tile_dpbf16ps(1, 3, 7);
-    _tile_stored(0, s, kStride);
-    _tile_stored(1, s + s_vec, kStride);
+    load_two_vectors(q, q_vec);
+    product_two_steps(s, s_vec);
   }
 }
 

@@ -83,7 +83,7 @@ std::vector<const RowKernels*> all_row_kernels() {
   return all;
 }
 
-const Kernels& kernels(bool want_bf16) {
+const Kernels& kernels(Compute compute, DType keys) {
   static const std::vector<const Kernels*> all = all_kernels();
   static const std::vector<const Kernels*> exact = [] {
     std::vector<const Kernels*> f32;
@@ -91,7 +91,8 @@ const Kernels& kernels(bool want_bf16) {
       if (!k->bf16) f32.push_back(k);
     return f32;
   }();
-  return *best_up_to(want_bf16 ? all : exact, chosen_isa());
+  const bool bf16 = compute == Compute::kBF16 || (compute == Compute::kAuto && keys != DType::kF32);
+  return *best_up_to(bf16 ? all : exact, chosen_isa());
 }
 
 const RowKernels& row_kernels() {
