@@ -207,6 +207,14 @@ void Ppl::run() const {
                           {"cluster", method.cluster},
                           {"route_stride", method.route_stride},
                           {"key_score", method.key_score},
+                          {"hyper",
+                           {{"projections", method.hyper.projections},
+                            {"block", method.hyper.block},
+                            {"samples", method.hyper.samples},
+                            {"leaf", method.hyper.leaf},
+                            {"centred", method.hyper.centred},
+                            {"selected", method.hyper.selected}}},
+                          {"dense_until", method.dense_until},
                           {"compute", method.compute},
                           {"packed", method.packed},
                           {"yarn", model.yarn}};
@@ -225,7 +233,8 @@ void add_ppl(CLI::App& app) {
   sub->add_option("--ctx,-c", args->ctx, "Tokens of a context")->capture_default_str();
   sub->add_option("--chunks", args->chunks, "Contexts to read")->capture_default_str();
   sub->add_option("--methods", args->methods,
-                  "stock (llama.cpp's own), dense, window, topk, routed, auto")
+                  "stock (llama.cpp's own), dense, window, topk, routed, hyper, "
+                  "prescored_hyper, auto")
       ->delimiter(',')
       ->capture_default_str();
   sub->add_option("--score", args->score,

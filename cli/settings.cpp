@@ -53,6 +53,16 @@ void MethodFlags::add_to(CLI::App& app) {
   app.add_option("--key-score", key_score, "For topk: norm, leverage, kmeans, keydiff, random")
       ->capture_default_str()
       ->group(group);
+  count("--hyper-projections", hyper.projections, "hyper: bits of a hash code");
+  count("--hyper-block", hyper.block, "hyper: keys around the query's bucket");
+  count("--hyper-samples", hyper.samples, "hyper: keys that stand for the rest of a span");
+  count("--hyper-leaf", hyper.leaf, "hyper: keys of an exact leaf, a multiple of the tile");
+  count("--hyper-selected", hyper.selected, "prescored_hyper: keys that the scores leave");
+  app.add_flag("--hyper-centred,!--no-hyper-centred", hyper.centred,
+               "hyper: hash keys around their mean (default)")
+      ->group(group);
+  count("--dense-until", dense_until,
+        "Tiles that see at most so many keys read them all, 0: the budget");
   app.add_option("--compute", compute, "Precision of the products: auto, f32, bf16")
       ->capture_default_str()
       ->group(group);
@@ -65,6 +75,7 @@ Options MethodFlags::options() const {
   o.plan.budget = budget, o.plan.window = window, o.plan.sinks = sinks, o.plan.tile = tile;
   o.plan.open_groups = open_groups, o.plan.open_segments = open_segments;
   o.plan.route_stride = route_stride, o.plan.standin_share = standin_share;
+  o.plan.hyper = hyper, o.plan.dense_until = dense_until;
   o.plan.standins = host::parse_standins("--standins", standins);
   o.plan.score = o.score.score = host::parse_score("--key-score", key_score);
   o.compute = parse_compute(compute);

@@ -15,7 +15,9 @@ namespace prescore::cli {
 
 /// Flags as given, before checking.
 struct MethodFlags {
-  std::int64_t budget, window, sinks, tile, open_groups, open_segments, route_stride, cluster;
+  std::int64_t budget, window, sinks, tile, open_groups, open_segments, route_stride, cluster,
+      dense_until = 0;
+  HyperOptions hyper;
   float standin_share = PlanOptions{}.standin_share;
   std::string standins = "auto", key_score = "leverage", compute = "auto";
   bool packed = false;

@@ -16,7 +16,8 @@ struct AttendInputs {
 };
 
 /// Plans and attends tile by tile; no more plans exist at a time than there are workers.
-/// Fills out.o and, unless null, out.lse.
+/// Fills out.o and, unless null, out.lse. A planner of several parts needs an o in f32 and an lse:
+/// each part goes on from what the parts before it left there.
 Counters attend(const AttendInputs&, const Planner&, const State& out, Executor&);
 
 /// Executes a plan made before (for looking at plans, and for tests).

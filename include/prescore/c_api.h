@@ -40,7 +40,9 @@ enum {
   PRESCORE_METHOD_DENSE = 1,  /* every visible key */
   PRESCORE_METHOD_WINDOW = 2, /* first and most recent keys */
   PRESCORE_METHOD_TOPK = 3,   /* and the keys with the best query-independent score */
-  PRESCORE_METHOD_ROUTED = 4  /* and the clusters with the most estimated attention mass */
+  PRESCORE_METHOD_ROUTED = 4, /* and the clusters with the most estimated attention mass */
+  PRESCORE_METHOD_HYPER = 5,  /* HyperAttention: exact leaves, LSH blocks, weighted samples */
+  PRESCORE_METHOD_PRESCORED_HYPER = 6 /* the same over the keys with the best scores */
 };
 /* prescore_options.routing */
 enum { PRESCORE_ROUTING_TILE = 0, PRESCORE_ROUTING_STRICT = 1 };

@@ -34,10 +34,19 @@ struct Visibility {
   }
 };
 
-/// Queries [first, last) of query head `head` of batch entry `batch`.
+/// One query of one query head.
+struct Lane {
+  std::int32_t head = 0, query = 0;
+};
+
+/// Queries [first, last) of query head `head` of batch entry `batch`; or, where `lanes` is not null,
+/// lanes[first, last): any queries of any heads of the group of `head`, each once.
 struct Tile {
   std::int64_t batch = 0, head = 0;
   std::int64_t first = 0, last = 0;
+  const Lane* lanes = nullptr;
+  std::int64_t part = 0;  ///< see Planner::parts
+  std::int64_t tag = 0;   ///< the planner's own
 };
 
 /// Keys [begin, end), each query clipped to what it may see.
@@ -72,6 +81,10 @@ class Planner {
   virtual bool shared_by_group() const noexcept { return false; }
   /// The first so many queries read all that they see: `attend` cuts them as dense does.
   virtual std::int64_t dense_queries() const noexcept { return 0; }
+  /// Disjoint sets of keys that are attended one after the other and merged: part 0 has every query
+  /// in tiles of make_tiles, later parts have the tiles of part_tiles, with lanes.
+  virtual std::int64_t parts() const noexcept { return 1; }
+  virtual std::vector<Tile> part_tiles(std::int64_t) const { return {}; }
 };
 
 /// Everything a planner may look at. The views must outlive it.
@@ -80,7 +93,7 @@ struct PlanInputs {
   Visibility visibility;
   float scale = 0;                  ///< factor on q.k
   const KeyIndex* index = nullptr;  ///< for routed
-  /// For top-k: [levels][b, h_kv, n_kv] dense. Causal: level i was fitted to the first
+  /// For top-k and prescored hyper: [levels][b, h_kv, n_kv] dense. Causal: level i was fitted to the first
   /// `score_segment` << i keys only and serves tiles whose far keys end between there and twice as
   /// far, so that no score knows later keys. Not causal: one level, fitted to all.
   const float* scores = nullptr;
@@ -93,6 +106,8 @@ std::unique_ptr<Planner> make_dense_planner(const PlanInputs&, const PlanOptions
 std::unique_ptr<Planner> make_window_planner(const PlanInputs&, const PlanOptions&);
 std::unique_ptr<Planner> make_topk_planner(const PlanInputs&, const PlanOptions&);
 std::unique_ptr<Planner> make_routed_planner(const PlanInputs&, const PlanOptions&);
+/// Both forms of HyperAttention. The planner owns the lanes of its tiles.
+std::unique_ptr<Planner> make_hyper_planner(const PlanInputs&, const PlanOptions&);
 /// The planner of options.method, which must not be kAuto.
 std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
 
@@ -101,7 +116,8 @@ std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
 std::vector<Tile> make_tiles(const Visibility&, std::int64_t b, std::int64_t h_q, std::int64_t h_kv,
                              const Planner&, std::int64_t first, std::int64_t last);
 
-/// A whole plan, for looking at it: tiles and what each reads.
+/// A whole plan, for looking at it: tiles, by part, and what each reads. Tiles with lanes point into
+/// the planner, which must live as long.
 struct Plan {
   std::vector<Tile> tiles;
   std::vector<TilePlan> reads;

@@ -72,6 +72,8 @@ enum class Method : std::uint8_t {
   kWindow,  ///< sinks and the most recent keys (the baseline of every sparse method)
   kTopK,    ///< sinks, window and the keys with the best query-independent score (the paper)
   kRouted,  ///< sinks, window and the clusters with the most estimated attention mass
+  kHyper,   ///< HyperAttention (2310.05869): exact leaves, LSH blocks and weighted samples beyond
+  kPrescoredHyper,  ///< the same over the keys with the best scores (2505.11040)
 };
 
 /// Who chooses in `routed`.
@@ -91,10 +93,28 @@ enum class StandIns : std::uint8_t {
 /// Query-independent importance of a key (stage `score`).
 enum class Score : std::uint8_t { kKeyNorm, kLeverage, kKMeans, kKeyDiff, kRandom };
 
+/// HyperAttention (2310.05869). Keys before a query's leaf are cut into power-of-two spans of leaves
+/// (the recursion by halves); of each span a query reads the block of its own hash bucket and a
+/// uniform sample of the rest, weighted by (rest / samples). Buckets are in Hamming order:
+/// neighbours differ in one bit. A query's choice depends on nothing but itself and earlier keys,
+/// so that prompts, chunks and single tokens choose alike.
+struct HyperOptions {
+  std::int64_t projections = 7;  ///< bits of a hash code, 1 to 16
+  std::int64_t block = 256;      ///< keys around the query's bucket that are read exactly
+  std::int64_t samples = 256;    ///< keys that stand for the rest of a span; 0: the rest is dropped
+  std::int64_t leaf = 4096;      ///< keys of a leaf, a multiple of the tile; read exactly
+  /// Hash keys around the mean of their span. Softmax ignores a shift common to all keys, angles do
+  /// not. The paper does not centre.
+  bool centred = true;
+  /// kPrescoredHyper: keys that survive of all those up to the end of a span; the others are removed.
+  std::int64_t selected = 2048;
+};
+
 /// What the planners need to know. All counts are keys.
 struct PlanOptions {
   Method method = Method::kAuto;
-  /// Most keys one query reads: sinks, window and far keys together.
+  /// Most keys one query reads: sinks, window and far keys together. `hyper` reads what its own sizes
+  /// add up to, but everything where a query sees no more than the budget.
   /// Routed and top-k keep all their promises from sinks + window + tile + segment - 1 keys on (783
   /// with the defaults); below that they cut the window, and keys before it are not read.
   std::int64_t budget = 1280;
@@ -120,6 +140,7 @@ struct PlanOptions {
   /// Only every n-th query of a tile takes part in routing.
   std::int64_t route_stride = 2;
   Score score = Score::kLeverage;
+  HyperOptions hyper;
   std::uint64_t seed = 0;
 };
 

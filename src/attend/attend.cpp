@@ -60,6 +60,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
+void check_parts(std::int64_t parts, const State& out) {
+  if (parts <= 1) return;
+  check(out.o.dtype == DType::kF32, "attend", "dtype of o for a plan of several parts",
+        static_cast<int>(out.o.dtype), "0 (f32)");
+  if (out.lse == nullptr) fail("attend", "lse for a plan of several parts", "null", "a pointer");
+}
+
 struct Worker {
   Worker(const AttendInputs& in, const State& out, const tile::Kernels& k) : runner(in, out, k) {}
   TileRunner runner;
@@ -97,27 +104,38 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
   const std::int64_t n_q = in.visibility.n_q, dense_queries = planner.dense_queries();
   if (dense_queries < n_q)
     tiles = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries, n_q);
-  const std::size_t planned = tiles.size();
+  std::size_t planned = tiles.size();
   std::unique_ptr<Planner> dense;
   if (dense_queries > 0) {
     dense = make_dense_planner({in.q, in.k, in.visibility, in.scale}, {});
     const std::vector<Tile> more = make_tiles(in.visibility, b, h, h_kv, *dense, 0, dense_queries);
     tiles.insert(tiles.end(), more.begin(), more.end());
   }
-  return run_tiles(in, out, static_cast<std::int64_t>(tiles.size()), executor,
-                   [&](std::int64_t i, int w, Worker& worker) {
-                     const bool own = static_cast<std::size_t>(i) < planned;
-                     const std::int64_t together = own ? heads : h / h_kv;
-                     const Tile& tile = tiles[static_cast<std::size_t>(i)];
-                     const auto t0 = Clock::now();
-                     worker.plan.clear();
-                     (own ? planner : *dense).plan(tile, w, worker.plan);
-                     const auto t1 = Clock::now();
-                     worker.runner.run(tile, together, worker.plan);
-                     worker.counters.plan_s += seconds(t1 - t0);
-                     worker.counters.attend_s += seconds(Clock::now() - t1);
-                     TileRunner::count(in.visibility, tile, together, worker.plan, worker.counters);
-                   });
+  check_parts(planner.parts(), out);
+  const auto run = [&] {
+    return run_tiles(in, out, static_cast<std::int64_t>(tiles.size()), executor,
+                     [&](std::int64_t i, int w, Worker& worker) {
+                       const bool own = static_cast<std::size_t>(i) < planned;
+                       const std::int64_t together = own ? heads : h / h_kv;
+                       const Tile& tile = tiles[static_cast<std::size_t>(i)];
+                       const auto t0 = Clock::now();
+                       worker.plan.clear();
+                       (own ? planner : *dense).plan(tile, w, worker.plan);
+                       const auto t1 = Clock::now();
+                       worker.runner.run(tile, together, worker.plan);
+                       worker.counters.plan_s += seconds(t1 - t0);
+                       worker.counters.attend_s += seconds(Clock::now() - t1);
+                       TileRunner::count(in.visibility, tile, together, worker.plan,
+                                         worker.counters);
+                     });
+  };
+  Counters total = run();
+  for (std::int64_t part = 1; part < planner.parts(); ++part) {
+    tiles = planner.part_tiles(part);
+    planned = tiles.size();
+    total += run();
+  }
+  return total;
 }
 
 Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, const State& out,
@@ -126,21 +144,31 @@ Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, 
   check(plan.tiles.size() == plan.reads.size(), "attend", "reads of the plan",
         static_cast<std::int64_t>(plan.reads.size()), "one a tile");
   const std::int64_t heads = shared_by_group ? in.q.shape[1] / in.k.shape[1] : 1;
-  return run_tiles(in, out, static_cast<std::int64_t>(plan.tiles.size()), executor,
-                   [&](std::int64_t i, int, Worker& worker) {
-                     const auto t = static_cast<std::size_t>(i);
-                     const auto t0 = Clock::now();
-                     worker.runner.run(plan.tiles[t], heads, plan.reads[t]);
-                     worker.counters.attend_s += seconds(Clock::now() - t0);
-                     TileRunner::count(in.visibility, plan.tiles[t], heads, plan.reads[t],
-                                       worker.counters);
-                   });
+  const auto n = static_cast<std::int64_t>(plan.tiles.size());
+  if (n > 0) check_parts(plan.tiles.back().part + 1, out);
+  Counters total;
+  for (std::int64_t first = 0, last = 0; first < n; first = last) {
+    const auto part = [&](std::int64_t i) { return plan.tiles[static_cast<std::size_t>(i)].part; };
+    while (last < n && part(last) == part(first)) ++last;
+    total += run_tiles(in, out, last - first, executor, [&](std::int64_t i, int, Worker& worker) {
+      const auto t = static_cast<std::size_t>(first + i);
+      const auto t0 = Clock::now();
+      worker.runner.run(plan.tiles[t], heads, plan.reads[t]);
+      worker.counters.attend_s += seconds(Clock::now() - t0);
+      TileRunner::count(in.visibility, plan.tiles[t], heads, plan.reads[t], worker.counters);
+    });
+  }
+  return total;
 }
 
 Plan make_plan(const AttendInputs& in, const Planner& planner, Executor& executor) {
   Plan plan;
   plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner, 0,
                           in.visibility.n_q);
+  for (std::int64_t part = 1; part < planner.parts(); ++part) {
+    const std::vector<Tile> more = planner.part_tiles(part);
+    plan.tiles.insert(plan.tiles.end(), more.begin(), more.end());
+  }
   plan.reads.resize(plan.tiles.size());
   executor.run(static_cast<std::int64_t>(plan.tiles.size()), [&](std::int64_t i, int worker) {
     const auto t = static_cast<std::size_t>(i);

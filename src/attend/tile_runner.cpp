@@ -46,8 +46,12 @@ void TileRunner::run(const Tile& tile, std::int64_t heads, const TilePlan& plan)
 void TileRunner::start(const Tile& tile, std::int64_t heads) {
   batch_ = tile.batch;
   lanes_.clear();
-  for (std::int64_t h = tile.head; h < tile.head + heads; ++h)
-    for (std::int64_t i = tile.first; i < tile.last; ++i) lanes_.push_back({h, i});
+  if (tile.lanes != nullptr)
+    lanes_.assign(tile.lanes + tile.first, tile.lanes + tile.last);
+  else
+    for (std::int64_t h = tile.head; h < tile.head + heads; ++h)
+      for (std::int64_t i = tile.first; i < tile.last; ++i)
+        lanes_.push_back({static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)});
   const auto n = static_cast<std::int64_t>(lanes_.size());
   by_rows_ = lanes_.size() <= kRowLanes && in_.visibility.mask == nullptr;
   const std::int64_t padded = round_up(n, kLanes);
@@ -79,10 +83,28 @@ void TileRunner::start(const Tile& tile, std::int64_t heads) {
     std::fill_n(state[v].alpha, kLanes, 1.0f);
   }
   std::fill_n(o_.reserve(padded * dv_pad_), padded * dv_pad_, 0.0f);
+  if (tile.part > 0) resume();
   if (!by_rows_)
     kernels_.pack_q(q_row_.data(), as_it_is ? in_.q.dtype : DType::kF32, static_cast<int>(n), vecs_,
                     static_cast<int>(d_), d_pad_,
                     packed_q_.reserve(padded * d_pad_ * (kernels_.bf16 ? 2 : 4)));
+}
+
+// What is there is one entry of the softmax: its log-sum-exp as score, weight 1.
+void TileRunner::resume() {
+  for (std::size_t l = 0; l < lanes_.size(); ++l) {
+    const Lane& lane = lanes_[l];
+    const float lse = out_.lse[(batch_ * in_.q.shape[1] + lane.head) * in_.q.shape[2] + lane.query];
+    if (lse == -std::numeric_limits<float>::infinity()) continue;
+    const auto vec = static_cast<std::int64_t>(l) / kLanes;
+    const auto i = static_cast<std::int64_t>(l) % kLanes;
+    state_[vec].m[i] = lse * kLog2E;
+    state_[vec].l[i] = 1.0f;
+    const auto* from = reinterpret_cast<const float*>(row(out_.o, batch_, lane.head, lane.query));
+    float* to = by_rows_ ? o_.data() + static_cast<std::int64_t>(l) * dv_pad_
+                         : o_.data() + vec * dv_pad_ * kLanes + i;
+    for (std::int64_t c = 0; c < d_v_; ++c) to[c * (by_rows_ ? 1 : kLanes)] = from[c];
+  }
 }
 
 void TileRunner::feed(const Tile& tile, const TilePlan& plan) {
@@ -91,7 +113,7 @@ void TileRunner::feed(const Tile& tile, const TilePlan& plan) {
   const std::byte* v0 = row(in_.v, tile.batch, h, 0);
   const std::int64_t k_step = in_.k.stride[2] * size_of(in_.k.dtype);
   const std::int64_t v_step = in_.v.stride[2] * size_of(in_.v.dtype);
-  const std::int64_t last = std::min(in_.visibility.end(tile.last - 1), in_.visibility.n_kv);
+  const std::int64_t last = lane_end_[static_cast<std::int64_t>(lanes_.size()) - 1];
 
   for (const Range& r : plan.ranges)
     for (std::int64_t j = r.begin; j < std::min(r.end, last); ++j)
@@ -230,6 +252,11 @@ void TileRunner::finish(const Tile& tile) {
 void TileRunner::count(const Visibility& v, const Tile& tile, std::int64_t heads,
                        const TilePlan& plan, Counters& c) {
   const auto single = static_cast<std::int64_t>(plan.keys.size());
+  if (tile.lanes != nullptr) {  // a later part: these queries have been counted
+    c.keys += (tile.last - tile.first) * single;
+    c.products += plan.products;
+    return;
+  }
   for (std::int64_t i = tile.first; i < tile.last; ++i) {
     const std::int64_t end = std::min(v.end(i), v.n_kv);
     std::int64_t keys = single;

@@ -41,6 +41,25 @@ std::vector<float> make_scores(const Tensor& k, const Visibility& v, const PlanO
   return all;
 }
 
+// Parts go on from each other in f32 and with an lse; the caller may want neither.
+Counters attend_parts(const AttendInputs& in, const Planner& planner, const State& out,
+                      Executor& executor) {
+  const auto [b, h, n, d_v] = out.o.shape;
+  Buffer<float> own_o, own_lse;
+  State state = out;
+  if (out.o.dtype != DType::kF32)
+    state.o = MutTensor::contiguous(own_o.reserve(b * h * n * d_v), DType::kF32, b, h, n, d_v);
+  if (out.lse == nullptr) state.lse = own_lse.reserve(b * h * n);
+  const Counters counters = attend(in, planner, state, executor);
+  if (out.o.dtype == DType::kF32) return counters;
+  executor.run(b * h, [&](std::int64_t bh, int) {
+    for (std::int64_t i = 0; i < n; ++i)
+      tile::row_kernels().from_f32(own_o.data() + (bh * n + i) * d_v, static_cast<int>(d_v),
+                                   out.o.dtype, row(out.o, bh / h, bh % h, i));
+  });
+  return counters;
+}
+
 }  // namespace
 
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
@@ -75,14 +94,15 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
     if (index == nullptr) index = &own;
     index->extend(k, v, executor);
     plan_in.index = in.index = index;
-  } else if (plan.method == Method::kTopK) {
+  } else if (plan.method == Method::kTopK || plan.method == Method::kPrescoredHyper) {
     scores = make_scores(k, visibility, plan, options.score, plan_in.score_segment,
                          plan_in.score_levels, executor);
     plan_in.scores = scores.data();
   }
   const double index_s = std::chrono::duration<double>(Clock::now() - begin).count();
   const std::unique_ptr<Planner> planner = make_planner(plan_in, plan);
-  report.counters = attend(in, *planner, out, executor);
+  report.counters = planner->parts() > 1 ? attend_parts(in, *planner, out, executor)
+                                         : attend(in, *planner, out, executor);
   report.counters.index_s = index_s;
   report.counters.total_s = std::chrono::duration<double>(Clock::now() - begin).count();
   report.isa = isa_name(options.compute, k.dtype);
@@ -140,6 +160,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   const std::int64_t lanes = method == Method::kDense    ? std::max<std::int64_t>(256, 16 * group)
                              : method == Method::kRouted ? options.plan.tile
                                                          : options.plan.tile * group;
+  const bool hyper = method == Method::kHyper || method == Method::kPrescoredHyper;
   // Nodes that compete at once: all clusters, unless there are so many that groups go first.
   const std::int64_t opened = options.plan.open_groups > 0
                                   ? options.plan.open_groups
@@ -172,7 +193,18 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
         std::max(candidates * 16, std::min(candidates, kManyCandidates + 16) * routing) * 4;
     worker += candidates * (2 * 40 + round_up(d, 32) * width) + scores +
               options.index.segment * (d + 64) * 8;
-  } else if (method == Method::kTopK) {
+  }
+  if (hyper) {  // keys in hash order by level, projections, lanes and tiles, o and lse
+    const std::int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
+    std::int64_t levels = 1;
+    while ((options.plan.hyper.leaf << levels) <= k.shape[2]) ++levels;
+    shared += heads * k.shape[2] * (4 * levels + 4 * options.plan.hyper.projections + 8) +
+              rows * (levels * (8 + 64) + 8 + 4 + 4 * d_v) +
+              heads * (k.shape[2] / options.plan.hyper.leaf + 1) *
+                  ((std::int64_t{4} << options.plan.hyper.projections) + 128);
+    worker += (options.plan.hyper.block + options.plan.hyper.samples) * 64;
+  }
+  if (method == Method::kTopK || method == Method::kPrescoredHyper) {
     std::int64_t levels = 1;
     while ((std::int64_t{512} << levels) <= k.shape[2]) ++levels;
     shared += (levels + 1) * heads * k.shape[2] * 4 + k.shape[2] * d * 8 +

@@ -131,7 +131,7 @@ IndexOptions to_options(const prescore_index_options* from) {
 Options to_options(const prescore_options* from) {
   const auto c = versioned(from, c_defaults(Options{}), "options");
   Options o;
-  o.plan.method = to_enum(c.method, Method::kRouted, "method");
+  o.plan.method = to_enum(c.method, Method::kPrescoredHyper, "method");
   o.plan.routing = to_enum(c.routing, Routing::kStrict, "routing");
   o.plan.standins = to_enum(c.standins, StandIns::kNodes, "standins");
   o.plan.score = to_enum(c.score, Score::kRandom, "score");

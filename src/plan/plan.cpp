@@ -19,16 +19,25 @@ void check_plan_options(const PlanOptions& o) {
         "a multiple of 16 from 16 to 256 queries");
   check(o.open_groups >= 0 && o.open_groups <= kMost, "plan", "open_groups", o.open_groups,
         "0 or more keys");
-  check(o.open_segments >= 0 && o.open_segments <= kMost, "plan", "open_segments",
-        o.open_segments, "0 or more keys");
+  check(o.open_segments >= 0 && o.open_segments <= kMost, "plan", "open_segments", o.open_segments,
+        "0 or more keys");
   check(o.route_stride >= 1 && o.route_stride <= 256, "plan", "route_stride", o.route_stride,
         "1 to 256");
-  check(o.method <= Method::kRouted, "plan", "method", static_cast<int>(o.method),
-        "auto, dense, window, topk or routed");
+  check(o.method <= Method::kPrescoredHyper, "plan", "method", static_cast<int>(o.method),
+        "auto, dense, window, topk, routed, hyper or prescored_hyper");
   check(o.routing <= Routing::kStrict, "plan", "routing", static_cast<int>(o.routing),
         "tile or strict");
   check(o.standins <= StandIns::kNodes, "plan", "standins", static_cast<int>(o.standins),
         "none, auto or nodes");
+  const HyperOptions& hyper = o.hyper;
+  check(hyper.projections >= 1 && hyper.projections <= 16, "plan", "projections", hyper.projections,
+        "1 to 16");
+  check(hyper.block >= 0 && hyper.block <= kMost, "plan", "block", hyper.block, "0 to 2^40 keys");
+  check(hyper.samples >= 0 && hyper.samples <= kMost, "plan", "samples", hyper.samples,
+        "0 to 2^40 keys");
+  check(hyper.leaf >= 1 && hyper.leaf <= kMost, "plan", "leaf", hyper.leaf, "1 to 2^40 keys");
+  check(hyper.selected >= 1 && hyper.selected <= kMost, "plan", "selected", hyper.selected,
+        "1 to 2^40 keys");
   if (!(o.standin_share >= 0.0f && o.standin_share <= 1e6f))
     fail("plan", "standin_share", std::to_string(o.standin_share), "a share, at least 0");
 }
@@ -54,6 +63,8 @@ std::unique_ptr<Planner> make_planner(const PlanInputs& in, const PlanOptions& o
     case Method::kWindow: return make_window_planner(in, o);
     case Method::kTopK: return make_topk_planner(in, o);
     case Method::kRouted: return make_routed_planner(in, o);
+    case Method::kHyper:
+    case Method::kPrescoredHyper: return make_hyper_planner(in, o);
     case Method::kAuto: break;
   }
   fail("plan", "method", "auto", "a method chosen by choose_method");
@@ -62,11 +73,13 @@ std::unique_ptr<Planner> make_planner(const PlanInputs& in, const PlanOptions& o
 std::vector<Tile> make_tiles(const Visibility& v, std::int64_t b, std::int64_t h_q,
                              std::int64_t h_kv, const Planner& planner, std::int64_t first,
                              std::int64_t last) {
-  // A tile is cut where the position passes a multiple of its size, so that the same query is in the
-  // same company however the prompt arrives.
+  // A tile is cut where the position passes a multiple of its size, so that the same query is in
+  // the same company however the prompt arrives.
   std::vector<std::int64_t> cuts{first};
   const std::int64_t size = planner.tile();
-  const auto place = [&](std::int64_t i) { return v.causal ? (v.end(i) + size - 1) / size : i / size; };
+  const auto place = [&](std::int64_t i) {
+    return v.causal ? (v.end(i) + size - 1) / size : i / size;
+  };
   for (std::int64_t i = first + 1; i < last; ++i)
     if (place(i) != place(i - 1) || i - cuts.back() >= size) cuts.push_back(i);
   cuts.push_back(last);
@@ -83,8 +96,8 @@ std::vector<Tile> make_tiles(const Visibility& v, std::int64_t b, std::int64_t h
       for (std::int64_t kv = 0; kv < h_kv; ++kv)
         for (std::int64_t c = until; c > std::max<std::int64_t>(0, until - together); --c)
           for (std::int64_t h = kv * (h_q / h_kv); h < (kv + 1) * (h_q / h_kv); h += step)
-            tiles.push_back({ib, h, cuts[static_cast<std::size_t>(c - 1)],
-                             cuts[static_cast<std::size_t>(c)]});
+            tiles.push_back(
+                {ib, h, cuts[static_cast<std::size_t>(c - 1)], cuts[static_cast<std::size_t>(c)]});
   return tiles;
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
 
 #include "reference/reference.h"
 
@@ -144,26 +145,32 @@ void for_each_row(const Problem& p, const Plan& plan, bool shared_by_group, cons
     node_keys = load(index->node_keys());
     node_values = load(index->node_values());
   }
+  // A query may have tiles in several parts: what it reads is all of them.
+  std::map<std::array<std::int64_t, 3>, std::vector<Entry>> all;
   for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
     const Tile& tile = plan.tiles[t];
     const std::int64_t h_kv = tile.head / group;
+    std::vector<Lane> lanes;
+    if (tile.lanes != nullptr) lanes.assign(tile.lanes + tile.first, tile.lanes + tile.last);
     for (std::int64_t h = tile.head; h < tile.head + (shared_by_group ? group : 1); ++h) {
-      for (std::int64_t i = tile.first; i < tile.last; ++i) {
-        const Reads reads = reads_of(plan.reads[t], p.visibility.end(i));
-        std::vector<Entry> entries;
-        for (std::size_t e = 0; e < reads.keys.size(); ++e) {
-          entries.push_back({p.k.row(tile.batch, h_kv, reads.keys[e]),
-                             p.v.row(tile.batch, h_kv, reads.keys[e]), reads.log_weights[e]});
-        }
-        for (const std::int64_t node : reads.nodes) {
-          const double count = index->count(tile.batch, h_kv, node);
-          entries.push_back({node_keys.row(tile.batch, h_kv, node),
-                             node_values.row(tile.batch, h_kv, node), std::log(count)});
-        }
-        visit(tile.batch, h, i, entries);
+      for (std::int64_t i = tile.first; i < tile.last && tile.lanes == nullptr; ++i)
+        lanes.push_back({static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)});
+    }
+    for (const Lane& lane : lanes) {
+      const Reads reads = reads_of(plan.reads[t], p.visibility.end(lane.query));
+      std::vector<Entry>& entries = all[{tile.batch, lane.head, lane.query}];
+      for (std::size_t e = 0; e < reads.keys.size(); ++e) {
+        entries.push_back({p.k.row(tile.batch, h_kv, reads.keys[e]),
+                           p.v.row(tile.batch, h_kv, reads.keys[e]), reads.log_weights[e]});
+      }
+      for (const std::int64_t node : reads.nodes) {
+        const double count = index->count(tile.batch, h_kv, node);
+        entries.push_back({node_keys.row(tile.batch, h_kv, node),
+                           node_values.row(tile.batch, h_kv, node), std::log(count)});
       }
     }
   }
+  for (const auto& [at, entries] : all) visit(at[0], at[1], at[2], entries);
 }
 
 Result attend(const Problem& p, const Plan& plan, bool shared_by_group, const KeyIndex* index) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/random.h"
 #include "prescore/executor.h"
 #include "prescore/score.h"
 #include "prescore/types.h"
@@ -65,18 +66,5 @@ class HeadKeys {
 void score_leverage(const HeadKeys&, const ScoreOptions&, float* out, Executor&);
 void score_kmeans(const HeadKeys&, const ScoreOptions&, std::uint64_t stream, float* out,
                   Executor&);
-
-/// A well mixed function of its argument (splitmix64, Steele et al. 2014): draws by counter, so
-/// that no draw depends on the order of the others.
-constexpr std::uint64_t mix(std::uint64_t x) noexcept {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-/// Uniform in [0, 1) from the top 53 bits.
-constexpr double unit(std::uint64_t bits) noexcept {
-  return static_cast<double>(bits >> 11) * 0x1p-53;
-}
 
 }  // namespace prescore

@@ -22,6 +22,7 @@ struct Case {
   double peak = 1;   ///< deviation of the queries: large ones make peaked softmax
   double scale = 0;  ///< 0: 1 / sqrt(d)
   std::uint64_t seed = 1;
+  double parts = 1;  ///< results that go on from each other: each rounds o and lse once more
 };
 std::ostream& operator<<(std::ostream&, const Case&);
 std::string to_string(DType);

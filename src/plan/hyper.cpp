@@ -1,0 +1,296 @@
+// HyperAttention (2310.05869) and its prescored form (2505.11040): exact leaves, and of every span
+// of earlier leaves the block of the query's hash bucket and a weighted sample of the rest.
+//
+// The recursion by halves is a binary counter: before leaf number m lie the spans that end at m, at
+// m without its lowest bit, and so on, each as many leaves long as the bit that was removed. A span
+// therefore depends on its end alone, and nothing on how long the text will be.
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <unordered_set>
+#include <vector>
+
+#include "common/check.h"
+#include "common/random.h"
+#include "common/views.h"
+#include "plan/lsh.h"
+#include "plan/planners.h"
+
+namespace prescore {
+namespace {
+
+/// Keys between two leaf boundaries in hash order.
+struct Span {
+  std::vector<std::int32_t> keys;   ///< by bucket, in Hamming order; ascending within one
+  std::vector<std::int32_t> start;  ///< [buckets + 1]
+};
+
+class HyperPlanner final : public Planner {
+ public:
+  HyperPlanner(const PlanInputs& in, const PlanOptions& o)
+      : in_(in), options_(o), heads_(in.q.shape[1] / in.k.shape[1]),
+        hash_(o.hyper.projections, in.k.shape[3], o.seed) {
+    const Visibility& v = in_.visibility;
+    for (std::int64_t i = 0; i < v.n_q; ++i) last_leaf_ = std::max(last_leaf_, far_leaf(v.end(i)));
+    for (std::int64_t i = 0; i < v.n_q; ++i) {
+      std::int64_t spans = 0;
+      for (std::int64_t leaf = far_leaf(v.end(i)); leaf > 0; leaf = before(leaf)) ++spans;
+      most_spans_ = std::max(most_spans_, spans);
+    }
+    if (last_leaf_ == 0) return;
+    make_spans();
+    make_codes();
+    parts_.resize(static_cast<std::size_t>(most_spans_));
+    for (std::int64_t p = 0; p < most_spans_; ++p) make_part(p);
+  }
+
+  std::int64_t tile() const noexcept override {
+    return options_.routing == Routing::kStrict ? 1 : options_.tile;
+  }
+  bool shared_by_group() const noexcept override { return true; }
+  std::int64_t parts() const noexcept override { return 1 + most_spans_; }
+  std::vector<Tile> part_tiles(std::int64_t part) const override {
+    return parts_[static_cast<std::size_t>(part - 1)].tiles;
+  }
+
+  void plan(const Tile& tile, int, TilePlan& out) const override {
+    if (tile.part > 0) return plan_bucket(tile, out);
+    const std::int64_t end = in_.visibility.end(tile.last - 1);
+    const std::int64_t leaf = far_leaf(in_.visibility.end(tile.first));
+    const std::int64_t begin = far_end(leaf), sinks = std::min(options_.sinks, begin);
+    if (leaf == 0 || sinks >= begin) {
+      if (end > 0) out.ranges.push_back({0, end});
+      return;
+    }
+    if (sinks > 0) out.ranges.push_back({0, sinks});
+    if (begin < end) out.ranges.push_back({begin, end});
+  }
+
+ private:
+  struct Part {
+    std::vector<Lane> lanes;
+    std::vector<Tile> tiles;
+  };
+
+  /// Number of leaves that are far from a query that sees [0, end); 0: it reads everything. All
+  /// queries of an aligned tile have the same. Not causal: one span holds all keys.
+  std::int64_t far_leaf(std::int64_t end) const noexcept {
+    const std::int64_t size = tile(), n_kv = in_.visibility.n_kv;
+    const std::int64_t first = (std::max<std::int64_t>(end, 1) - 1) / size * size + 1;
+    const std::int64_t all = std::max(options_.budget, options_.dense_until);
+    if (!in_.visibility.causal) return n_kv <= all ? 0 : 1;
+    if (std::min(first + size - 1, n_kv) <= all) return 0;
+    return std::max<std::int64_t>(0, first - options_.window) / options_.hyper.leaf;
+  }
+  std::int64_t far_end(std::int64_t leaf) const noexcept {
+    return in_.visibility.causal ? leaf * options_.hyper.leaf : leaf > 0 ? in_.visibility.n_kv : 0;
+  }
+  static std::int64_t before(std::int64_t leaf) noexcept { return leaf & (leaf - 1); }
+
+  Span& span(std::int64_t bh, std::int64_t leaf) {
+    return spans_[static_cast<std::size_t>(bh * (last_leaf_ + 1) + leaf)];
+  }
+  const Span& span(std::int64_t bh, std::int64_t leaf) const {
+    return spans_[static_cast<std::size_t>(bh * (last_leaf_ + 1) + leaf)];
+  }
+
+  void make_spans() {
+    const Visibility& v = in_.visibility;
+    std::vector<bool> wanted(static_cast<std::size_t>(last_leaf_ + 1));
+    for (std::int64_t i = 0; i < v.n_q; ++i)
+      for (std::int64_t leaf = far_leaf(v.end(i)); leaf > 0; leaf = before(leaf))
+        wanted[static_cast<std::size_t>(leaf)] = true;
+    const std::int64_t h_kv = in_.k.shape[1], heads = in_.k.shape[0] * h_kv;
+    spans_.resize(static_cast<std::size_t>(heads * (last_leaf_ + 1)));
+    std::vector<float> products(static_cast<std::size_t>(far_end(last_leaf_) * hash_.bits()));
+    for (std::int64_t bh = 0; bh < heads; ++bh) {
+      hash_.project(in_.k, bh / h_kv, bh % h_kv, 0, far_end(last_leaf_), products.data());
+      for (std::int64_t leaf = 1; leaf <= last_leaf_; ++leaf)
+        if (wanted[static_cast<std::size_t>(leaf)]) sort_span(bh, leaf, products);
+    }
+  }
+
+  void sort_span(std::int64_t bh, std::int64_t leaf, const std::vector<float>& products) {
+    Span& s = span(bh, leaf);
+    s.keys = candidates(bh, leaf);
+    const auto bits = static_cast<std::size_t>(hash_.bits());
+    const auto at = [&](std::int32_t key) {
+      return products.data() + static_cast<std::size_t>(key) * bits;
+    };
+    std::vector<float> centre(bits, 0.0f);
+    if (options_.hyper.centred) {
+      for (std::size_t i = 0; i < bits; ++i) {
+        double sum = 0, count = 0;
+        for (const std::int32_t key : s.keys)
+          if (std::isfinite(at(key)[i])) sum += double{at(key)[i]}, ++count;
+        if (count > 0) centre[i] = static_cast<float>(sum / count);
+      }
+    }
+    const auto buckets = static_cast<std::size_t>(hash_.buckets());
+    s.start.assign(buckets + 1, 0);
+    std::vector<std::uint32_t> place;
+    place.reserve(s.keys.size());
+    for (const std::int32_t key : s.keys) {
+      place.push_back(hamming_place(hash_.code(at(key), centre.data())));
+      ++s.start[place.back() + 1];
+    }
+    for (std::size_t i = 0; i < buckets; ++i) s.start[i + 1] += s.start[i];
+    std::vector<std::int32_t> next(s.start.begin(), s.start.end() - 1), sorted(s.keys.size());
+    for (std::size_t i = 0; i < s.keys.size(); ++i)
+      sorted[static_cast<std::size_t>(next[place[i]]++)] = s.keys[i];
+    s.keys = std::move(sorted);
+  }
+
+  /// The keys of a span, ascending: all, or those among the best of everything up to its end.
+  std::vector<std::int32_t> candidates(std::int64_t bh, std::int64_t leaf) const {
+    const std::int64_t begin = std::max(far_end(before(leaf)), options_.sinks);
+    const std::int64_t end = far_end(leaf), sinks = std::min(options_.sinks, end);
+    std::vector<std::int32_t> keys;
+    if (options_.method == Method::kHyper || end - sinks <= options_.hyper.selected) {
+      for (std::int64_t j = begin; j < end; ++j) keys.push_back(static_cast<std::int32_t>(j));
+      return keys;
+    }
+    std::int64_t level = 0;
+    while (level + 1 < in_.score_levels && (in_.score_segment << (level + 1)) <= end) ++level;
+    const std::int64_t heads = in_.k.shape[0] * in_.k.shape[1];
+    const float* score = in_.scores + (level * heads + bh) * in_.visibility.n_kv;
+    std::vector<std::uint64_t> order;
+    for (std::int64_t j = sinks; j < end; ++j)
+      order.push_back(order_key(score[j], static_cast<std::int32_t>(j)));
+    std::nth_element(order.begin(), order.begin() + options_.hyper.selected, order.end(),
+                     std::greater<>());
+    for (std::int64_t i = 0; i < options_.hyper.selected; ++i) {
+      const auto key = static_cast<std::int32_t>(
+          ~static_cast<std::uint32_t>(order[static_cast<std::size_t>(i)]));
+      if (key >= begin) keys.push_back(key);
+    }
+    std::sort(keys.begin(), keys.end());
+    return keys;
+  }
+
+  // A query's bucket is the same in every span.
+  void make_codes() {
+    const std::int64_t n_q = in_.visibility.n_q, h_q = in_.q.shape[1];
+    const auto bits = static_cast<std::size_t>(hash_.bits());
+    std::vector<float> products(static_cast<std::size_t>(n_q) * bits);
+    const std::vector<float> origin(bits, 0.0f);
+    place_.resize(static_cast<std::size_t>(in_.q.shape[0] * h_q * n_q));
+    for (std::int64_t bh = 0; bh < in_.q.shape[0] * h_q; ++bh) {
+      hash_.project(in_.q, bh / h_q, bh % h_q, 0, n_q, products.data());
+      if (in_.scale < 0)  // attention then prefers the opposite direction
+        for (float& x : products) x = -x;
+      for (std::int64_t i = 0; i < n_q; ++i)
+        place_[static_cast<std::size_t>(bh * n_q + i)] = static_cast<std::uint16_t>(hamming_place(
+            hash_.code(products.data() + static_cast<std::size_t>(i) * bits, origin.data())));
+    }
+  }
+
+  // Queries with the same span and bucket, of all heads of a group, are computed together.
+  void make_part(std::int64_t number) {
+    struct Entry {
+      std::int64_t bh, leaf;
+      std::uint16_t place;
+      Lane lane;
+      auto key() const { return std::tuple(leaf, bh, place, lane.head, lane.query); }
+    };
+    const Visibility& v = in_.visibility;
+    const std::int64_t h_q = in_.q.shape[1], h_kv = in_.k.shape[1];
+    std::vector<Entry> entries;
+    for (std::int64_t i = 0; i < v.n_q; ++i) {
+      std::int64_t leaf = far_leaf(v.end(i));
+      for (std::int64_t n = 0; n < number; ++n) leaf = before(leaf);
+      if (leaf == 0) continue;
+      for (std::int64_t b = 0; b < in_.q.shape[0]; ++b)
+        for (std::int64_t h = 0; h < h_q; ++h)
+          entries.push_back({b * h_kv + h / heads_, leaf,
+                             place_[static_cast<std::size_t>((b * h_q + h) * v.n_q + i)],
+                             Lane{static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)}});
+    }
+    std::ranges::sort(entries, {}, &Entry::key);
+    Part& part = parts_[static_cast<std::size_t>(number)];
+    part.lanes.reserve(entries.size());
+    for (const Entry& e : entries) part.lanes.push_back(e.lane);
+    constexpr std::size_t kMostLanes = 256;
+    for (std::size_t first = 0, last = 0; first < entries.size(); first = last) {
+      const Entry& e = entries[first];
+      while (last < entries.size() && last - first < kMostLanes && entries[last].bh == e.bh &&
+             entries[last].leaf == e.leaf && entries[last].place == e.place)
+        ++last;
+      part.tiles.push_back({e.bh / h_kv, e.bh % h_kv * heads_, static_cast<std::int64_t>(first),
+                            static_cast<std::int64_t>(last), part.lanes.data(), number + 1,
+                            e.leaf * hash_.buckets() + e.place});
+    }
+  }
+
+  void plan_bucket(const Tile& tile, TilePlan& out) const {
+    const std::int64_t leaf = tile.tag / hash_.buckets(), place = tile.tag % hash_.buckets();
+    const std::int64_t bh = tile.batch * in_.k.shape[1] + tile.head / heads_;
+    const Span& s = span(bh, leaf);
+    const auto n = static_cast<std::int64_t>(s.keys.size());
+    const std::int64_t block = std::min(options_.hyper.block, n), rest = n - block;
+    const auto c = static_cast<std::size_t>(place);
+    const std::int64_t middle = (s.start[c] + s.start[c + 1]) / 2;
+    const std::int64_t begin = std::clamp<std::int64_t>(middle - block / 2, 0, rest);
+    out.keys.assign(s.keys.begin() + begin, s.keys.begin() + begin + block);
+    if (options_.hyper.samples == 0) return;
+    const auto rest_key = [&](std::int64_t i) {
+      return s.keys[static_cast<std::size_t>(i < begin ? i : i + block)];
+    };
+    if (options_.hyper.samples >= rest) {
+      for (std::int64_t i = 0; i < rest; ++i) out.keys.push_back(rest_key(i));
+      return;
+    }
+    sample(rest,
+           mix(mix(options_.seed) + static_cast<std::uint64_t>(bh)) +
+               static_cast<std::uint64_t>(tile.tag),
+           rest_key, out);
+    out.log_weights.assign(static_cast<std::size_t>(block), 0.0f);
+    out.log_weights.resize(out.keys.size(), std::log(static_cast<float>(rest) /
+                                                     static_cast<float>(options_.hyper.samples)));
+  }
+
+  // Without replacement, in as many draws as samples (Floyd; Bentley 1987).
+  template <typename Key>
+  void sample(std::int64_t rest, std::uint64_t stream, const Key& key, TilePlan& out) const {
+    std::unordered_set<std::int64_t> drawn;
+    for (std::int64_t i = rest - options_.hyper.samples; i < rest; ++i) {
+      const double u = unit(mix(mix(stream) + static_cast<std::uint64_t>(i)));
+      const auto t = std::min(i, static_cast<std::int64_t>(u * static_cast<double>(i + 1)));
+      const std::int64_t pick = drawn.insert(t).second ? t : i;
+      if (pick == i) drawn.insert(i);
+      out.keys.push_back(key(pick));
+    }
+  }
+
+  PlanInputs in_;
+  PlanOptions options_;
+  std::int64_t heads_;  // query heads of a key head
+  AngularHash hash_;
+  std::int64_t last_leaf_ = 0, most_spans_ = 0;
+  std::vector<Span> spans_;           // [batch and key head][leaf at which a span ends]
+  std::vector<std::uint16_t> place_;  // [b][h_q][n_q]
+  std::vector<Part> parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Planner> make_hyper_planner(const PlanInputs& in, const PlanOptions& o) {
+  check_visibility(in.visibility);
+  check_plan_options(o);
+  // All queries of a tile have the same leaf.
+  check(o.hyper.leaf % o.tile == 0, "plan", "leaf", o.hyper.leaf,
+        "a multiple of the tile, " + std::to_string(o.tile));
+  if (o.method == Method::kPrescoredHyper) {
+    if (in.scores == nullptr || in.score_levels < 1)
+      fail("plan", "scores of the prescored hyper planner", "null", "scores of every key");
+    // Scores are fitted to at least a segment of keys, all of which a span must end behind.
+    check(o.hyper.leaf >= in.score_segment, "plan", "leaf of prescored hyper", o.hyper.leaf,
+          "at least " + std::to_string(in.score_segment) + " keys");
+  }
+  return std::make_unique<HyperPlanner>(in, o);
+}
+
+}  // namespace prescore
