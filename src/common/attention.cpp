@@ -44,7 +44,8 @@ std::vector<float> make_scores(const Tensor& k, const Visibility& v, const PlanO
 // Parts go on from each other in f32 and with an lse; the caller may want neither.
 Counters attend_parts(const AttendInputs& in, const Planner& planner, const State& out,
                       Executor& executor) {
-  const auto [b, h, n, d_v] = out.o.shape;
+  const std::int64_t b = out.o.shape[0], h = out.o.shape[1], n = out.o.shape[2],
+                     d_v = out.o.shape[3];
   Buffer<float> own_o, own_lse;
   State state = out;
   if (out.o.dtype != DType::kF32)
