@@ -92,6 +92,46 @@ TEST(Score, KMeansFindsSeparatedBlobs) {
       const auto want = reference::distance_to_own_mean(head(k, 0, 0, kN), kD, blob);
       const auto got = score(k, kN, {.score = Score::kKMeans, .seed = seed});
       for (std::size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-3);
+      ScoreOptions o{.score = Score::kKMeans, .seed = seed};
+      o.cluster_score = ClusterScore::kRelative;
+      const auto relative = score(k, kN, o);
+      const auto want_relative = reference::relative_distance(head(k, 0, 0, kN), kD, blob);
+      o.cluster_score = ClusterScore::kNearness;
+      const auto nearness = score(k, kN, o);
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        ASSERT_NEAR(relative[i], want_relative[i], 1e-4);
+        ASSERT_EQ(nearness[i], -got[i]);
+      }
+    }
+  }
+}
+
+TEST(Score, RelativeDistanceOfEqualKeysIsZero) {
+  Storage k(DType::kF32, {1, 1, 40, 6});
+  for (std::int64_t i = 0; i < 40; ++i) k.fill_row(0, 0, i, 1);
+  ScoreOptions o{.score = Score::kKMeans};
+  o.cluster_score = ClusterScore::kRelative;
+  for (const float s : score(k, 40, o)) EXPECT_EQ(s, 0.0f);
+}
+
+TEST(Score, CentredScoresAreThoseOfTheKeysLessTheirMean) {
+  constexpr std::int64_t kN = 300, kD = 12;
+  Storage k(DType::kF32, {1, 1, kN, kD});
+  std::mt19937_64 random(3);
+  k.fill_normal(random);
+  for (std::int64_t i = 0; i < kN; ++i) k.set(0, 0, i, 2, 5 + k.get(0, 0, i, 2));
+  for (const std::int64_t fit : {std::int64_t{150}, kN}) {
+    ScoreOptions o{.score = Score::kKeyNorm, .fit = fit};
+    o.centred = true;
+    const auto norm = score(k, kN, o);
+    o.score = Score::kLeverage;
+    const auto leverage = score(k, kN, o);
+    const auto keys = reference::centred(head(k, 0, 0, kN), kD, fit);
+    const auto want_norm = reference::key_norms(keys, kD);
+    const auto want_leverage = reference::ridge_leverage(keys, kD, o.ridge, fit);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(kN); ++i) {
+      ASSERT_NEAR(norm[i], want_norm[i], 1e-5 * (1 + want_norm[i]));
+      ASSERT_NEAR(leverage[i], want_leverage[i], 1e-5 * (1 + want_leverage[i]));
     }
   }
 }
@@ -217,6 +257,9 @@ TEST(Score, BadInputIsAnError) {
   EXPECT_THROW(run(10, {.clusters = std::int64_t{1} << 40}, out), Error);
   EXPECT_THROW(run(10, {.iterations = -1}, out), Error);
   EXPECT_THROW(run(10, {.fit = 11}, out), Error);
+  ScoreOptions unknown;
+  unknown.cluster_score = static_cast<ClusterScore>(3);
+  EXPECT_THROW(run(10, unknown, out), Error);
   EXPECT_THROW(run(10, {.score = static_cast<Score>(17)}, out), Error);
   EXPECT_THROW(score_keys(Tensor{}, 1, {}, out, *serial), Error);
 }

@@ -98,6 +98,11 @@ std::vector<double> key_difference(std::span<const double> keys, std::int64_t d,
 /// Distance of each key to the mean of its own cluster.
 std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int64_t d,
                                          std::span<const std::int64_t> cluster);
+/// Those distances divided by their sum over the keys of the cluster.
+std::vector<double> relative_distance(std::span<const double> keys, std::int64_t d,
+                                      std::span<const std::int64_t> cluster);
+/// The keys less the mean of the first `fit`.
+std::vector<double> centred(std::span<const double> keys, std::int64_t d, std::int64_t fit);
 
 // --- index --------------------------------------------------------------------------------------
 

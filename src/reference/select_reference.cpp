@@ -122,6 +122,28 @@ std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int6
   return out;
 }
 
+std::vector<double> relative_distance(std::span<const double> keys, std::int64_t d,
+                                      std::span<const std::int64_t> cluster) {
+  std::vector<double> out = distance_to_own_mean(keys, d, cluster);
+  std::map<std::int64_t, double> sum;
+  for (std::size_t i = 0; i < out.size(); ++i) sum[cluster[i]] += out[i];
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = sum[cluster[i]] > 0 ? out[i] / sum[cluster[i]] : 0;
+  }
+  return out;
+}
+
+std::vector<double> centred(std::span<const double> keys, std::int64_t d, std::int64_t fit) {
+  const auto width = static_cast<std::size_t>(d), used = static_cast<std::size_t>(fit);
+  std::vector<double> out(keys.begin(), keys.end());
+  for (std::size_t c = 0; c < width; ++c) {
+    double mean = 0;
+    for (std::size_t i = 0; i < used; ++i) mean += keys[i * width + c] / static_cast<double>(fit);
+    for (std::size_t i = c; i < out.size(); i += width) out[i] -= mean;
+  }
+  return out;
+}
+
 double kmeans_objective(std::span<const double> points, std::int64_t d,
                         std::span<const std::int64_t> cluster) {
   double sum = 0;

@@ -25,6 +25,9 @@ class HeadKeys {
   HeadKeys(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t n, std::int64_t fit,
            Executor& executor);
 
+  /// Subtracts the mean of the fitted keys from every finite key.
+  void centre(Executor& executor);
+
   std::int64_t n() const { return static_cast<std::int64_t>(finite_.size()); }
   std::int64_t fit() const { return fit_; }
   std::int64_t d() const { return rows_.cols(); }

@@ -84,6 +84,29 @@ class KMeans {
     }
   }
 
+  void scores(ClusterScore kind, float* out) const {
+    distances(out);
+    if (kind == ClusterScore::kDistance) return;
+    // Added in the order of the keys, so that the bits do not depend on the threads.
+    std::vector<double> sum(static_cast<std::size_t>(centroids_.rows()), 0);
+    for (std::int64_t i = 0; i < keys_.fit(); ++i) {
+      if (keys_.finite(i)) sum[cluster(i)] += double{out[i]};
+    }
+    for (std::int64_t i = 0; i < keys_.n(); ++i) {
+      const double total = sum[cluster(i)];
+      if (kind == ClusterScore::kNearness) {
+        out[i] = -out[i];
+      } else {
+        out[i] = total > 0 ? static_cast<float>(double{out[i]} / total) : 0;
+      }
+    }
+  }
+
+ private:
+  std::size_t cluster(std::int64_t i) const {
+    return static_cast<std::size_t>(nearest_[static_cast<std::size_t>(i)]);
+  }
+
   void distances(float* out) const {
     executor_.run(keys_.chunks(), [&](std::int64_t chunk, int) {
       for (std::int64_t i = keys_.begin(chunk); i < keys_.end(chunk); ++i) {
@@ -92,7 +115,6 @@ class KMeans {
     });
   }
 
- private:
   float distance2(std::int64_t i, std::int64_t c) const {
     return (keys_.rows().row(i) - mean_ - centroids_.row(c)).squaredNorm();
   }
@@ -142,7 +164,7 @@ void score_kmeans(const HeadKeys& keys, const ScoreOptions& options, std::uint64
   kmeans.assign();
   for (std::int64_t i = 0; i < options.iterations; ++i) kmeans.update(), kmeans.assign();
   kmeans.update();
-  kmeans.distances(out);
+  kmeans.scores(options.cluster_score, out);
 }
 
 }  // namespace prescore

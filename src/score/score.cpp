@@ -24,6 +24,26 @@ HeadKeys::HeadKeys(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t
   });
 }
 
+void HeadKeys::centre(Executor& executor) {
+  // The sum of the keys, with their number at the end.
+  Eigen::RowVectorXd total = sum(Eigen::RowVectorXd(Eigen::RowVectorXd::Zero(d() + 1)), executor,
+                                 [&](std::int64_t begin, std::int64_t end, auto& part) {
+                                   for (std::int64_t i = begin; i < end; ++i) {
+                                     if (!finite(i)) continue;
+                                     part.head(d()) += rows_.row(i).template cast<double>();
+                                     part[d()] += 1;
+                                   }
+                                 });
+  if (total[d()] == 0) return;
+  total /= total[d()];
+  executor.run(chunks(), [&](std::int64_t c, int) {
+    for (std::int64_t i = begin(c); i < end(c); ++i) {
+      if (!finite(i)) continue;
+      rows_.row(i) = (rows_.row(i).cast<double>() - total.head(d())).cast<float>();
+    }
+  });
+}
+
 namespace {
 
 void score_norm(const HeadKeys& keys, float* out, Executor& executor) {
@@ -71,6 +91,8 @@ void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& options, fl
   if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) {
     fail("score", "ridge", std::to_string(options.ridge), "a finite number, at least 0");
   }
+  check(options.cluster_score <= ClusterScore::kNearness, "score", "cluster score",
+        static_cast<int>(options.cluster_score), "a known cluster score");
   check(options.score <= Score::kRandom, "score", "score", static_cast<int>(options.score),
         "a known score");
 
@@ -86,7 +108,9 @@ void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& options, fl
       }
       continue;
     }
-    const HeadKeys keys(k, head / k.shape[1], head % k.shape[1], n, fit, executor);
+    HeadKeys keys(k, head / k.shape[1], head % k.shape[1], n, fit, executor);
+    const bool centres = options.score == Score::kKeyNorm || options.score == Score::kLeverage;
+    if (options.centred && centres) keys.centre(executor);
     switch (options.score) {
       case Score::kKeyNorm: score_norm(keys, scores, executor); break;
       case Score::kLeverage: score_leverage(keys, options, scores, executor); break;
