@@ -233,8 +233,8 @@ void add_ppl(CLI::App& app) {
   sub->add_option("--ctx,-c", args->ctx, "Tokens of a context")->capture_default_str();
   sub->add_option("--chunks", args->chunks, "Contexts to read")->capture_default_str();
   sub->add_option("--methods", args->methods,
-                  "stock (llama.cpp's own), dense, window, topk, routed, hyper, "
-                  "prescored_hyper, auto")
+                  "stock (llama.cpp's own), dense, window, topk, routed, hyper, prescored_hyper, "
+                  "auto")
       ->delimiter(',')
       ->capture_default_str();
   sub->add_option("--score", args->score,

@@ -118,8 +118,7 @@ void add_run(CLI::App& app) {
   sub->add_option("--prompt-file,-f", args->prompt_file, "Text file with the prompt")->required();
   sub->add_option("-n,--generate", args->generate, "Tokens to generate")->capture_default_str();
   sub->add_option("--method", args->method_name,
-                  "auto, dense, window, topk, routed, hyper, "
-                  "prescored_hyper, or stock")
+                  "auto, dense, window, topk, routed, hyper, prescored_hyper, or stock")
       ->capture_default_str();
   sub->add_option("--temp", args->temperature, "Temperature; 0: the most likely token")
       ->capture_default_str();

@@ -3,6 +3,8 @@
 #include <charconv>
 #include <span>
 
+#include "plan/planners.h"
+
 namespace prescore::host {
 namespace {
 
@@ -88,11 +90,7 @@ void check_plan(const PlanOptions& plan) {
   check_count("open groups", plan.open_groups, 0, kMostKeys);
   check_count("open segments", plan.open_segments, 0, kMostKeys);
   check_count("route stride", plan.route_stride, 1, kMostKeys);
-  check_count("projections", plan.hyper.projections, 1, 16);
-  check_count("block", plan.hyper.block, 0, kMostKeys);
-  check_count("samples", plan.hyper.samples, 0, kMostKeys);
-  check_count("selected", plan.hyper.selected, 1, kMostKeys);
-  check_count("leaf", plan.hyper.leaf, 1, kMostKeys);
+  check_hyper_options(plan.hyper);
   if (plan.tile < 16 || plan.tile > 4096 || plan.tile % 16 != 0)
     refuse("tile", std::to_string(plan.tile), "a multiple of 16 from 16 to 4096");
 }

@@ -39,8 +39,8 @@ struct Lane {
   std::int32_t head = 0, query = 0;
 };
 
-/// Queries [first, last) of query head `head` of batch entry `batch`; or, where `lanes` is not null,
-/// lanes[first, last): any queries of any heads of the group of `head`, each once.
+/// Queries [first, last) of query head `head` of batch entry `batch`; or, where `lanes` is not
+/// null, lanes[first, last): any queries of any heads of the group of `head`, each once.
 struct Tile {
   std::int64_t batch = 0, head = 0;
   std::int64_t first = 0, last = 0;
@@ -93,9 +93,9 @@ struct PlanInputs {
   Visibility visibility;
   float scale = 0;                  ///< factor on q.k
   const KeyIndex* index = nullptr;  ///< for routed
-  /// For top-k and prescored hyper: [levels][b, h_kv, n_kv] dense. Causal: level i was fitted to the first
-  /// `score_segment` << i keys only and serves tiles whose far keys end between there and twice as
-  /// far, so that no score knows later keys. Not causal: one level, fitted to all.
+  /// For top-k and prescored hyper: [levels][b, h_kv, n_kv] dense. Causal: level i was fitted to
+  /// the first `score_segment` << i keys only and serves tiles whose far keys end between there and
+  /// twice as far, so that no score knows later keys. Not causal: one level, fitted to all.
   const float* scores = nullptr;
   std::int64_t score_levels = 0;
   std::int64_t score_segment = 512;
@@ -116,8 +116,8 @@ std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
 std::vector<Tile> make_tiles(const Visibility&, std::int64_t b, std::int64_t h_q, std::int64_t h_kv,
                              const Planner&, std::int64_t first, std::int64_t last);
 
-/// A whole plan, for looking at it: tiles, by part, and what each reads. Tiles with lanes point into
-/// the planner, which must live as long.
+/// A whole plan, for looking at it: tiles, by part, and what each reads. Tiles with lanes point
+/// into the planner, which must live as long.
 struct Plan {
   std::vector<Tile> tiles;
   std::vector<TilePlan> reads;

@@ -74,23 +74,35 @@ struct Worker {
   Counters counters;
 };
 
-// Runs `task(tile number, worker)` over all tiles and adds up the counters.
+// Runs `task(tile number, worker number, worker)` over all tiles, part by part, and adds up the
+// counters.
 template <typename Task>
-Counters run_tiles(const AttendInputs& in, const State& out, std::int64_t tiles, Executor& executor,
-                   const Task& task) {
+Counters run_tiles(const AttendInputs& in, const State& out, const std::vector<Tile>& tiles,
+                   Executor& executor, const Task& task) {
   const auto begin = Clock::now();
+  check_parts(tiles.empty() ? 1 : tiles.back().part + 1, out);
   const tile::Kernels& kernels = tile::kernels(in.compute, in.k.dtype);
   std::vector<std::unique_ptr<Worker>> workers(static_cast<std::size_t>(executor.width()));
-  executor.run(tiles, [&](std::int64_t i, int w) {
-    auto& worker = workers[static_cast<std::size_t>(w)];
-    if (!worker) worker = std::make_unique<Worker>(in, out, kernels);
-    task(i, w, *worker);
-  });
+  for (std::size_t first = 0, last = 0; first < tiles.size(); first = last) {
+    while (last < tiles.size() && tiles[last].part == tiles[first].part) ++last;
+    executor.run(static_cast<std::int64_t>(last - first), [&](std::int64_t i, int w) {
+      auto& worker = workers[static_cast<std::size_t>(w)];
+      if (!worker) worker = std::make_unique<Worker>(in, out, kernels);
+      task(first + static_cast<std::size_t>(i), w, *worker);
+    });
+  }
   Counters total;
   for (const auto& worker : workers)
     if (worker) total += worker->counters;
   total.total_s = seconds(Clock::now() - begin);
   return total;
+}
+
+void append_later_parts(const Planner& planner, std::vector<Tile>& tiles) {
+  for (std::int64_t part = 1; part < planner.parts(); ++part) {
+    const std::vector<Tile> more = planner.part_tiles(part);
+    tiles.insert(tiles.end(), more.begin(), more.end());
+  }
 }
 
 }  // namespace
@@ -104,38 +116,27 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
   const std::int64_t n_q = in.visibility.n_q, dense_queries = planner.dense_queries();
   if (dense_queries < n_q)
     tiles = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries, n_q);
-  std::size_t planned = tiles.size();
+  const std::size_t planned = tiles.size();
   std::unique_ptr<Planner> dense;
   if (dense_queries > 0) {
     dense = make_dense_planner({in.q, in.k, in.visibility, in.scale}, {});
     const std::vector<Tile> more = make_tiles(in.visibility, b, h, h_kv, *dense, 0, dense_queries);
     tiles.insert(tiles.end(), more.begin(), more.end());
   }
-  check_parts(planner.parts(), out);
-  const auto run = [&] {
-    return run_tiles(in, out, static_cast<std::int64_t>(tiles.size()), executor,
-                     [&](std::int64_t i, int w, Worker& worker) {
-                       const bool own = static_cast<std::size_t>(i) < planned;
-                       const std::int64_t together = own ? heads : h / h_kv;
-                       const Tile& tile = tiles[static_cast<std::size_t>(i)];
-                       const auto t0 = Clock::now();
-                       worker.plan.clear();
-                       (own ? planner : *dense).plan(tile, w, worker.plan);
-                       const auto t1 = Clock::now();
-                       worker.runner.run(tile, together, worker.plan);
-                       worker.counters.plan_s += seconds(t1 - t0);
-                       worker.counters.attend_s += seconds(Clock::now() - t1);
-                       TileRunner::count(in.visibility, tile, together, worker.plan,
-                                         worker.counters);
-                     });
-  };
-  Counters total = run();
-  for (std::int64_t part = 1; part < planner.parts(); ++part) {
-    tiles = planner.part_tiles(part);
-    planned = tiles.size();
-    total += run();
-  }
-  return total;
+  append_later_parts(planner, tiles);
+  return run_tiles(in, out, tiles, executor, [&](std::size_t i, int w, Worker& worker) {
+    const Tile& tile = tiles[i];
+    const bool own = i < planned || tile.part > 0;
+    const std::int64_t together = own ? heads : h / h_kv;
+    const auto t0 = Clock::now();
+    worker.plan.clear();
+    (own ? planner : *dense).plan(tile, w, worker.plan);
+    const auto t1 = Clock::now();
+    worker.runner.run(tile, together, worker.plan);
+    worker.counters.plan_s += seconds(t1 - t0);
+    worker.counters.attend_s += seconds(Clock::now() - t1);
+    TileRunner::count(in.visibility, tile, together, worker.plan, worker.counters);
+  });
 }
 
 Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, const State& out,
@@ -144,31 +145,19 @@ Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, 
   check(plan.tiles.size() == plan.reads.size(), "attend", "reads of the plan",
         static_cast<std::int64_t>(plan.reads.size()), "one a tile");
   const std::int64_t heads = shared_by_group ? in.q.shape[1] / in.k.shape[1] : 1;
-  const auto n = static_cast<std::int64_t>(plan.tiles.size());
-  if (n > 0) check_parts(plan.tiles.back().part + 1, out);
-  Counters total;
-  for (std::int64_t first = 0, last = 0; first < n; first = last) {
-    const auto part = [&](std::int64_t i) { return plan.tiles[static_cast<std::size_t>(i)].part; };
-    while (last < n && part(last) == part(first)) ++last;
-    total += run_tiles(in, out, last - first, executor, [&](std::int64_t i, int, Worker& worker) {
-      const auto t = static_cast<std::size_t>(first + i);
-      const auto t0 = Clock::now();
-      worker.runner.run(plan.tiles[t], heads, plan.reads[t]);
-      worker.counters.attend_s += seconds(Clock::now() - t0);
-      TileRunner::count(in.visibility, plan.tiles[t], heads, plan.reads[t], worker.counters);
-    });
-  }
-  return total;
+  return run_tiles(in, out, plan.tiles, executor, [&](std::size_t i, int, Worker& worker) {
+    const auto t0 = Clock::now();
+    worker.runner.run(plan.tiles[i], heads, plan.reads[i]);
+    worker.counters.attend_s += seconds(Clock::now() - t0);
+    TileRunner::count(in.visibility, plan.tiles[i], heads, plan.reads[i], worker.counters);
+  });
 }
 
 Plan make_plan(const AttendInputs& in, const Planner& planner, Executor& executor) {
   Plan plan;
   plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner, 0,
                           in.visibility.n_q);
-  for (std::int64_t part = 1; part < planner.parts(); ++part) {
-    const std::vector<Tile> more = planner.part_tiles(part);
-    plan.tiles.insert(plan.tiles.end(), more.begin(), more.end());
-  }
+  append_later_parts(planner, plan.tiles);
   plan.reads.resize(plan.tiles.size());
   executor.run(static_cast<std::int64_t>(plan.tiles.size()), [&](std::int64_t i, int worker) {
     const auto t = static_cast<std::size_t>(i);

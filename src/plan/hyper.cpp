@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <string>
 #include <tuple>
 #include <unordered_set>
@@ -34,12 +33,7 @@ class HyperPlanner final : public Planner {
       : in_(in), options_(o), heads_(in.q.shape[1] / in.k.shape[1]),
         hash_(o.hyper.projections, in.k.shape[3], o.seed) {
     const Visibility& v = in_.visibility;
-    for (std::int64_t i = 0; i < v.n_q; ++i) last_leaf_ = std::max(last_leaf_, far_leaf(v.end(i)));
-    for (std::int64_t i = 0; i < v.n_q; ++i) {
-      std::int64_t spans = 0;
-      for (std::int64_t leaf = far_leaf(v.end(i)); leaf > 0; leaf = before(leaf)) ++spans;
-      most_spans_ = std::max(most_spans_, spans);
-    }
+    last_leaf_ = far_leaf(v.end(v.n_q - 1));  // ends do not decrease
     if (last_leaf_ == 0) return;
     make_spans();
     make_codes();
@@ -100,9 +94,12 @@ class HyperPlanner final : public Planner {
   void make_spans() {
     const Visibility& v = in_.visibility;
     std::vector<bool> wanted(static_cast<std::size_t>(last_leaf_ + 1));
-    for (std::int64_t i = 0; i < v.n_q; ++i)
-      for (std::int64_t leaf = far_leaf(v.end(i)); leaf > 0; leaf = before(leaf))
+    for (std::int64_t i = 0; i < v.n_q; ++i) {
+      std::int64_t spans = 0;
+      for (std::int64_t leaf = far_leaf(v.end(i)); leaf > 0; leaf = before(leaf), ++spans)
         wanted[static_cast<std::size_t>(leaf)] = true;
+      most_spans_ = std::max(most_spans_, spans);
+    }
     const std::int64_t h_kv = in_.k.shape[1], heads = in_.k.shape[0] * h_kv;
     spans_.resize(static_cast<std::size_t>(heads * (last_leaf_ + 1)));
     std::vector<float> products(static_cast<std::size_t>(far_end(last_leaf_) * hash_.bits()));
@@ -153,18 +150,11 @@ class HyperPlanner final : public Planner {
       for (std::int64_t j = begin; j < end; ++j) keys.push_back(static_cast<std::int32_t>(j));
       return keys;
     }
-    std::int64_t level = 0;
-    while (level + 1 < in_.score_levels && (in_.score_segment << (level + 1)) <= end) ++level;
-    const std::int64_t heads = in_.k.shape[0] * in_.k.shape[1];
-    const float* score = in_.scores + (level * heads + bh) * in_.visibility.n_kv;
-    std::vector<std::uint64_t> order;
-    for (std::int64_t j = sinks; j < end; ++j)
-      order.push_back(order_key(score[j], static_cast<std::int32_t>(j)));
+    std::vector<std::uint64_t> order = order_keys(in_, bh, sinks, end);
     std::nth_element(order.begin(), order.begin() + options_.hyper.selected, order.end(),
                      std::greater<>());
     for (std::int64_t i = 0; i < options_.hyper.selected; ++i) {
-      const auto key = static_cast<std::int32_t>(
-          ~static_cast<std::uint32_t>(order[static_cast<std::size_t>(i)]));
+      const std::int32_t key = order_id(order[static_cast<std::size_t>(i)]);
       if (key >= begin) keys.push_back(key);
     }
     std::sort(keys.begin(), keys.end());
@@ -256,11 +246,12 @@ class HyperPlanner final : public Planner {
   template <typename Key>
   void sample(std::int64_t rest, std::uint64_t stream, const Key& key, TilePlan& out) const {
     std::unordered_set<std::int64_t> drawn;
+    const std::uint64_t start = mix(stream);
     for (std::int64_t i = rest - options_.hyper.samples; i < rest; ++i) {
-      const double u = unit(mix(mix(stream) + static_cast<std::uint64_t>(i)));
+      const double u = unit(mix(start + static_cast<std::uint64_t>(i)));
       const auto t = std::min(i, static_cast<std::int64_t>(u * static_cast<double>(i + 1)));
-      const std::int64_t pick = drawn.insert(t).second ? t : i;
-      if (pick == i) drawn.insert(i);
+      const std::int64_t pick = drawn.contains(t) ? i : t;
+      drawn.insert(pick);
       out.keys.push_back(key(pick));
     }
   }

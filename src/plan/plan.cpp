@@ -8,8 +8,21 @@
 
 namespace prescore {
 
+namespace {
+
+constexpr std::int64_t kMost = std::int64_t{1} << 40;
+
+}  // namespace
+
+void check_hyper_options(const HyperOptions& o) {
+  check(o.projections >= 1 && o.projections <= 16, "plan", "projections", o.projections, "1 to 16");
+  check(o.block >= 0 && o.block <= kMost, "plan", "block", o.block, "0 to 2^40 keys");
+  check(o.samples >= 0 && o.samples <= kMost, "plan", "samples", o.samples, "0 to 2^40 keys");
+  check(o.leaf >= 1 && o.leaf <= kMost, "plan", "leaf", o.leaf, "1 to 2^40 keys");
+  check(o.selected >= 1 && o.selected <= kMost, "plan", "selected", o.selected, "1 to 2^40 keys");
+}
+
 void check_plan_options(const PlanOptions& o) {
-  constexpr std::int64_t kMost = std::int64_t{1} << 40;
   check(o.budget >= 1 && o.budget <= kMost, "plan", "budget", o.budget, "1 to 2^40 keys");
   check(o.sinks >= 0 && o.sinks <= kMost, "plan", "sinks", o.sinks, "0 to 2^40 keys");
   check(o.window >= 1 && o.window <= kMost, "plan", "window", o.window, "1 to 2^40 keys");
@@ -29,15 +42,7 @@ void check_plan_options(const PlanOptions& o) {
         "tile or strict");
   check(o.standins <= StandIns::kNodes, "plan", "standins", static_cast<int>(o.standins),
         "none, auto or nodes");
-  const HyperOptions& hyper = o.hyper;
-  check(hyper.projections >= 1 && hyper.projections <= 16, "plan", "projections", hyper.projections,
-        "1 to 16");
-  check(hyper.block >= 0 && hyper.block <= kMost, "plan", "block", hyper.block, "0 to 2^40 keys");
-  check(hyper.samples >= 0 && hyper.samples <= kMost, "plan", "samples", hyper.samples,
-        "0 to 2^40 keys");
-  check(hyper.leaf >= 1 && hyper.leaf <= kMost, "plan", "leaf", hyper.leaf, "1 to 2^40 keys");
-  check(hyper.selected >= 1 && hyper.selected <= kMost, "plan", "selected", hyper.selected,
-        "1 to 2^40 keys");
+  check_hyper_options(o.hyper);
   if (!(o.standin_share >= 0.0f && o.standin_share <= 1e6f))
     fail("plan", "standin_share", std::to_string(o.standin_share), "a share, at least 0");
 }

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <vector>
 
 #include "prescore/plan.h"
 
 namespace prescore {
 
+void check_hyper_options(const HyperOptions&);
 void check_plan_options(const PlanOptions&);
 void check_visibility(const Visibility&);
 
@@ -22,8 +24,8 @@ struct Layout {
   bool all() const noexcept { return sinks >= window; }
 };
 
-/// Queries of a tile. Where the budget is so small that the window of a tile's last query could leave
-/// out the keys next to its first, every query is a tile of its own.
+/// Queries of a tile. Where the budget is so small that the window of a tile's last query could
+/// leave out the keys next to its first, every query is a tile of its own.
 inline std::int64_t tile_size(const PlanOptions& o, std::int64_t sinks) noexcept {
   return o.routing == Routing::kStrict || o.budget < sinks + o.tile ? 1 : o.tile;
 }
@@ -63,6 +65,25 @@ inline std::uint64_t order_key(float score, std::int32_t id) noexcept {
   const auto u = std::bit_cast<std::uint32_t>(score + 0.0f);
   const std::uint32_t monotone = (u & 0x80000000u) != 0 ? ~u : u | 0x80000000u;
   return (std::uint64_t{monotone} << 32) | static_cast<std::uint32_t>(~id);
+}
+
+/// The key that an order_key was made of.
+inline std::int32_t order_id(std::uint64_t key) noexcept {
+  return static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
+}
+
+/// Sorting keys of keys [begin, end) of one head, by the scores that know nothing behind `end`.
+inline std::vector<std::uint64_t> order_keys(const PlanInputs& in, std::int64_t bh,
+                                             std::int64_t begin, std::int64_t end) {
+  std::int64_t level = 0;
+  while (level + 1 < in.score_levels && (in.score_segment << (level + 1)) <= end) ++level;
+  const std::int64_t heads = in.k.shape[0] * in.k.shape[1];
+  const float* score = in.scores + (level * heads + bh) * in.visibility.n_kv;
+  std::vector<std::uint64_t> keys;
+  keys.reserve(static_cast<std::size_t>(end - begin));
+  for (std::int64_t j = begin; j < end; ++j)
+    keys.push_back(order_key(score[j], static_cast<std::int32_t>(j)));
+  return keys;
 }
 
 }  // namespace prescore

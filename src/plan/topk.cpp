@@ -1,4 +1,5 @@
 // Sinks, window and the far keys with the best query-independent score (2505.11040).
+#include <functional>
 #include <mutex>
 #include <vector>
 
@@ -8,11 +9,6 @@
 namespace prescore {
 namespace {
 
-struct Entry {
-  std::uint64_t key;
-  std::int32_t weight;
-};
-
 class TopKPlanner final : public Planner {
  public:
   TopKPlanner(const PlanInputs& in, const PlanOptions& o) : in_(in), options_(o) {
@@ -21,8 +17,8 @@ class TopKPlanner final : public Planner {
   }
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
-    const Layout x = make_layout(in_.visibility, tile, options_, in_.score_segment,
-                                 in_.visibility.n_kv);
+    const Layout x =
+        make_layout(in_.visibility, tile, options_, in_.score_segment, in_.visibility.n_kv);
     add_ranges(x, out);
     if (x.all() || x.far == 0) return;
     const std::int64_t h_kv = in_.k.shape[1];
@@ -36,27 +32,20 @@ class TopKPlanner final : public Planner {
   bool shared_by_group() const noexcept override { return true; }
 
  private:
-  // The best far keys before one boundary, best first; all tiles up to the next boundary share them.
+  // The best far keys before one boundary, best first; all tiles up to the next boundary share
+  // them.
   const std::vector<std::int32_t>& order(std::int64_t bh, const Layout& x) const {
     const std::int64_t boundaries = in_.visibility.n_kv / in_.score_segment + 1;
-    std::vector<std::int32_t>& best = order_[static_cast<std::size_t>(
-        bh * boundaries + x.local / in_.score_segment)];
+    std::vector<std::int32_t>& best =
+        order_[static_cast<std::size_t>(bh * boundaries + x.local / in_.score_segment)];
     const std::scoped_lock lock(mutex_);
     if (best.empty()) {
-      std::int64_t level = 0;
-      while (level + 1 < in_.score_levels && (in_.score_segment << (level + 1)) <= x.local) ++level;
-      const std::int64_t heads = in_.k.shape[0] * in_.k.shape[1];
-      const float* s = in_.scores + (level * heads + bh) * in_.visibility.n_kv;
-      std::vector<Entry> entry;
-      for (std::int64_t j = x.sinks; j < x.local; ++j)
-        entry.push_back({order_key(s[j], static_cast<std::int32_t>(j)), 1});
-      const std::int64_t n = std::min<std::int64_t>(static_cast<std::int64_t>(entry.size()),
-                                                    options_.budget);
-      std::partial_sort(entry.begin(), entry.begin() + n, entry.end(),
-                        [](const Entry& a, const Entry& b) { return a.key > b.key; });
+      std::vector<std::uint64_t> keys = order_keys(in_, bh, x.sinks, x.local);
+      const std::int64_t n =
+          std::min<std::int64_t>(static_cast<std::int64_t>(keys.size()), options_.budget);
+      std::partial_sort(keys.begin(), keys.begin() + n, keys.end(), std::greater<>());
       for (std::int64_t i = 0; i < n; ++i)
-        best.push_back(static_cast<std::int32_t>(
-            ~static_cast<std::uint32_t>(entry[static_cast<std::size_t>(i)].key)));
+        best.push_back(order_id(keys[static_cast<std::size_t>(i)]));
     }
     return best;
   }
