@@ -28,7 +28,15 @@ constexpr Name<Score> kScores[] = {{Score::kKeyNorm, "norm"},
                                    {Score::kLeverage, "leverage"},
                                    {Score::kKMeans, "kmeans"},
                                    {Score::kKeyDiff, "keydiff"},
-                                   {Score::kRandom, "random"}};
+                                   {Score::kRandom, "random"},
+                                   {Score::kKMedian, "kmedian"},
+                                   {Score::kKernelKMeans, "kernel_kmeans"},
+                                   {Score::kGaussianNorm, "gaussian_norm"},
+                                   {Score::kUniversal, "universal"},
+                                   {Score::kExpected, "expected"},
+                                   {Score::kReceived, "received"},
+                                   {Score::kValueNorm, "value_norm"},
+                                   {Score::kOracle, "oracle"}};
 
 [[noreturn]] void refuse(std::string_view what, std::string_view got, const std::string& want) {
   throw Error(std::string(what) + ", got \"" + std::string(got) + "\", want " + want);

@@ -61,8 +61,8 @@ struct State {
   float* lse = nullptr;
 };
 
-/// Precision of the products. `kAuto` uses bf16 units (AMX, AVX512-BF16) for f16 and bf16 inputs and
-/// f32 for f32 inputs; accumulation and softmax are always fp32.
+/// Precision of the products. `kAuto` uses bf16 units (AMX, AVX512-BF16) for f16 and bf16 inputs
+/// and f32 for f32 inputs; accumulation and softmax are always fp32.
 enum class Compute : std::uint8_t { kAuto, kF32, kBF16 };
 
 /// How the keys that a query reads are chosen.
@@ -91,11 +91,25 @@ enum class StandIns : std::uint8_t {
 };
 
 /// Query-independent importance of a key (stage `score`).
-enum class Score : std::uint8_t { kKeyNorm, kLeverage, kKMeans, kKeyDiff, kRandom };
+enum class Score : std::uint8_t {
+  kKeyNorm,
+  kLeverage,  ///< exact, ridge or sketched (ScoreOptions::leverage)
+  kKMeans,    ///< distance to the own centroid (ScoreOptions::cluster_score)
+  kKeyDiff,   ///< unlike the mean direction (2504.15364)
+  kRandom,
+  kKMedian,       ///< the same as kKMeans by coordinate-wise medians and absolute distances
+  kKernelKMeans,  ///< k-means under a Gaussian kernel
+  kGaussianNorm,  ///< exp(-|k|^2 / 2 sigma^2)
+  kUniversal,     ///< LevAttention's universal set (2410.05462): share in any query's |q.k|^p
+  kExpected,      ///< expected attention: a Gaussian model of the queries seen so far
+  kReceived,      ///< mean attention received from the queries seen so far
+  kValueNorm,
+  kOracle,  ///< attention received from all queries of the call, later ones too: a ceiling
+};
 
-/// HyperAttention (2310.05869). Keys before a query's leaf are cut into power-of-two spans of leaves
-/// (the recursion by halves); of each span a query reads the block of its own hash bucket and a
-/// uniform sample of the rest, weighted by (rest / samples). Buckets are in Hamming order:
+/// HyperAttention (2310.05869). Keys before a query's leaf are cut into power-of-two spans of
+/// leaves (the recursion by halves); of each span a query reads the block of its own hash bucket
+/// and a uniform sample of the rest, weighted by (rest / samples). Buckets are in Hamming order:
 /// neighbours differ in one bit. A query's choice depends on nothing but itself and earlier keys,
 /// so that prompts, chunks and single tokens choose alike.
 struct HyperOptions {
@@ -106,25 +120,26 @@ struct HyperOptions {
   /// Hash keys around the mean of their span. Softmax ignores a shift common to all keys, angles do
   /// not. The paper does not centre.
   bool centred = true;
-  /// kPrescoredHyper: keys that survive of all those up to the end of a span; the others are removed.
+  /// kPrescoredHyper: keys that survive of all those up to the end of a span; the others are
+  /// removed.
   std::int64_t selected = 2048;
 };
 
 /// What the planners need to know. All counts are keys.
 struct PlanOptions {
   Method method = Method::kAuto;
-  /// Most keys one query reads: sinks, window and far keys together. `hyper` reads what its own sizes
-  /// add up to, but everything where a query sees no more than the budget.
-  /// Routed and top-k keep all their promises from sinks + window + tile + segment - 1 keys on (783
-  /// with the defaults); below that they cut the window, and keys before it are not read.
+  /// Most keys one query reads: sinks, window and far keys together. `hyper` reads what its own
+  /// sizes add up to, but everything where a query sees no more than the budget. Routed and top-k
+  /// keep all their promises from sinks + window + tile + segment - 1 keys on (783 with the
+  /// defaults); below that they cut the window, and keys before it are not read.
   std::int64_t budget = 1280;
   /// A tile whose last query sees at most this many keys reads them all; 0: as many as the budget.
   /// `auto` sets it to its crossover.
   std::int64_t dense_until = 0;
   /// First keys, always read.
   std::int64_t sinks = 16;
-  /// Least number of most recent keys that are always read. The window of `routed` and `topk` begins
-  /// at a segment boundary and is up to a segment longer.
+  /// Least number of most recent keys that are always read. The window of `routed` and `topk`
+  /// begins at a segment boundary and is up to a segment longer.
   std::int64_t window = 128;
   /// Queries that choose together and are computed together, a multiple of 16. Tiles begin at
   /// absolute positions that are multiples of it, so that chunked prefill plans the same.
