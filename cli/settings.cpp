@@ -50,9 +50,14 @@ void MethodFlags::add_to(CLI::App& app) {
         "Keys whose segments are opened into groups, 0: by budget");
   count("--cluster", cluster, "Keys of a cluster on average");
   count("--route-stride", route_stride, "Only every n-th query of a tile takes part in routing");
-  app.add_option("--key-score", key_score, "For topk: norm, leverage, kmeans, keydiff, random")
+  app.add_option(
+         "--key-score", key_score,
+         "topk, prescored_hyper: norm, leverage, kmeans, kmedian, kernel_kmeans, gaussian_norm, "
+         "universal, keydiff, random, value_norm, expected, received, or oracle, which "
+         "knows later queries")
       ->capture_default_str()
       ->group(group);
+  add_scores(app);
   count("--hyper-projections", hyper.projections, "hyper: bits of a hash code");
   count("--hyper-block", hyper.block, "hyper: keys around the query's bucket");
   count("--hyper-samples", hyper.samples, "hyper: keys that stand for the rest of a span");
@@ -70,11 +75,38 @@ void MethodFlags::add_to(CLI::App& app) {
       ->group(group);
 }
 
+void MethodFlags::add_scores(CLI::App& app) {
+  const auto option = [&](const char* name, auto& value, const char* text) {
+    app.add_option(name, value, text)->capture_default_str()->group("Scores");
+  };
+  const auto flag = [&](const char* name, bool& value, const char* text) {
+    app.add_flag(name, value, text)->group("Scores");
+  };
+  option("--selection", selection, "Which scored keys are read: top, threshold, share, sample");
+  option("--least-score", choice.least_score, "threshold: least score of a key that is read");
+  option("--share", choice.share, "share: the best keys that hold this part of all scores");
+  flag("--sample-weights", choice.sample_weights, "sample: keys stand for those not drawn");
+  option("--adaptive", choice.adaptive, "Part of the far keys for which the key heads compete");
+  option("--cluster-score", cluster_score, "kmeans and its kin: distance, relative, nearness");
+  option("--clusters", scoring.clusters, "kmeans and its kin: clusters, 0: head size + 1");
+  flag("--centred-keys", scoring.centred, "norm, leverage: of the keys less their mean");
+  flag("--value-weighted", scoring.value_weighted, "expected, received: times the value's norm");
+  option("--score-segment", scoring.segment, "Far keys end at multiples of it");
+  option("--score-growth", scoring.growth,
+         "Keys of a fit over those of the one before, 0: by score");
+  option("--query-stride", scoring.query_stride, "expected, received: every n-th query is used");
+}
+
 Options MethodFlags::options() const {
   Options o;
   o.plan.budget = budget, o.plan.window = window, o.plan.sinks = sinks, o.plan.tile = tile;
   o.plan.open_groups = open_groups, o.plan.open_segments = open_segments;
   o.plan.route_stride = route_stride, o.plan.standin_share = standin_share;
+  o.score = scoring;
+  o.score.cluster_score = host::parse_cluster_score("--cluster-score", cluster_score);
+  o.plan.selection = host::parse_selection("--selection", selection);
+  o.plan.least_score = choice.least_score, o.plan.share = choice.share;
+  o.plan.sample_weights = choice.sample_weights, o.plan.adaptive = choice.adaptive;
   o.plan.hyper = hyper, o.plan.dense_until = dense_until;
   o.plan.standins = host::parse_standins("--standins", standins);
   o.plan.score = o.score.score = host::parse_score("--key-score", key_score);

@@ -19,13 +19,20 @@ struct MethodFlags {
       dense_until = 0;
   HyperOptions hyper;
   float standin_share = PlanOptions{}.standin_share;
-  std::string standins = "auto", key_score = "leverage", compute = "auto";
+  std::string standins = "auto", key_score = "leverage", selection = "top",
+              cluster_score = "distance", compute = "auto";
+  /// What the scored keys are chosen by, and how they are scored (only what the flags change).
+  PlanOptions choice;
+  ScoreOptions scoring;
   bool packed = false;
 
   MethodFlags();
   void add_to(CLI::App& app);
   /// Options with everything but the method. Throws Error with one sentence.
   Options options() const;
+
+ private:
+  void add_scores(CLI::App& app);
 };
 
 struct ModelFlags {

@@ -138,7 +138,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         PlanInputs plan_in;
         plan_in.q = attend_in.q, plan_in.k = attend_in.k;
         plan_in.visibility = attend_in.visibility, plan_in.scale = 0.5f;
-        plan_in.index = &index, plan_in.scores = scores.data(), plan_in.score_levels = 1;
+        const ScoreLevel level{0, scores.data(), cache.n};
+        plan_in.index = &index, plan_in.scores = {&level, 1};
         plan_in.score_segment = shape.segment;
         const auto planner = make_planner(plan_in, o);
         const Plan plan = make_plan(attend_in, *planner, *executor);

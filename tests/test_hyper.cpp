@@ -51,10 +51,12 @@ struct Trial {
   Data data;
   PlanOptions options;
   std::vector<float> scores;
+  mutable ScoreLevel level;
 
   std::unique_ptr<Planner> planner() const {
     PlanInputs in = data.plan_inputs();
-    in.scores = scores.data(), in.score_levels = 1, in.score_segment = 16;
+    level = {0, scores.data(), in.visibility.n_kv};
+    in.scores = {&level, 1}, in.score_segment = 16;
     return make_planner(in, options);
   }
 };
@@ -78,7 +80,7 @@ Trial random_trial(std::uint64_t seed, Method method) {
              .leaf = o.tile * draw(1, 4),
              .centred = draw(0, 1) == 1,
              .selected = draw(1, 300)};
-  return {Data(c), o, random_scores(c, seed)};
+  return {Data(c), o, random_scores(c, seed), {}};
 }
 
 using Query = std::tuple<std::int64_t, std::int64_t, std::int64_t>;  // batch, head, position

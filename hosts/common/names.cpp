@@ -38,6 +38,14 @@ constexpr Name<Score> kScores[] = {{Score::kKeyNorm, "norm"},
                                    {Score::kValueNorm, "value_norm"},
                                    {Score::kOracle, "oracle"}};
 
+constexpr Name<Selection> kSelections[] = {{Selection::kTopK, "top"},
+                                           {Selection::kThreshold, "threshold"},
+                                           {Selection::kShare, "share"},
+                                           {Selection::kSample, "sample"}};
+constexpr Name<ClusterScore> kClusterScores[] = {{ClusterScore::kDistance, "distance"},
+                                                 {ClusterScore::kRelative, "relative"},
+                                                 {ClusterScore::kNearness, "nearness"}};
+
 [[noreturn]] void refuse(std::string_view what, std::string_view got, const std::string& want) {
   throw Error(std::string(what) + ", got \"" + std::string(got) + "\", want " + want);
 }
@@ -75,6 +83,12 @@ StandIns parse_standins(std::string_view what, std::string_view text) {
 }
 Score parse_score(std::string_view what, std::string_view text) {
   return parse(what, text, kScores);
+}
+Selection parse_selection(std::string_view what, std::string_view text) {
+  return parse(what, text, kSelections);
+}
+ClusterScore parse_cluster_score(std::string_view what, std::string_view text) {
+  return parse(what, text, kClusterScores);
 }
 
 std::int64_t parse_count(std::string_view what, std::string_view text, std::int64_t least,

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "prescore/types.h"
+#include "prescore/score.h"
 
 namespace prescore::host {
 
@@ -17,6 +17,8 @@ Method parse_method(std::string_view what, std::string_view text);
 Routing parse_routing(std::string_view what, std::string_view text);    // tile, strict
 StandIns parse_standins(std::string_view what, std::string_view text);  // none, auto, nodes
 Score parse_score(std::string_view what, std::string_view text);
+Selection parse_selection(std::string_view what, std::string_view text);
+ClusterScore parse_cluster_score(std::string_view what, std::string_view text);
 
 /// A whole number in [least, most]. Throws Error naming `what` and the range.
 std::int64_t parse_count(std::string_view what, std::string_view text, std::int64_t least,

@@ -43,6 +43,7 @@ Options with_equal_sinks(Options o) {
 
 struct OpRunner::Layer {
   KeyIndex index;
+  KeyScores scores;
   std::int64_t heads = 0, d = 0, d_v = 0;
 };
 
@@ -51,7 +52,8 @@ OpRunner::~OpRunner() = default;
 
 void OpRunner::set_options(const Options& options) {
   const Options next = with_equal_sinks(options);
-  if (!same(next.index, options_.index)) forget();
+  if (!same(next.index, options_.index) || !(score_options(next) == score_options(options_)))
+    forget();
   options_ = next;
 }
 
@@ -64,7 +66,7 @@ void OpRunner::forget() {
 
 std::int64_t OpRunner::index_bytes() const {
   std::int64_t n = 0;
-  for (const auto& [key, layer] : layers_) n += layer->index.bytes();
+  for (const auto& [key, layer] : layers_) n += layer->index.bytes() + layer->scores.bytes();
   return n;
 }
 
@@ -151,10 +153,8 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
 
   const Tensor keys = key_view(k, s, n);
   const bool automatic = options.plan.method == Method::kAuto;
-  KeyIndex* index = automatic || options.plan.method == Method::kRouted
-                        ? index_of(k, s, keys, v->ne[0])
-                        : nullptr;
-  const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, index,
+  const Kept kept = kept_of(k, s, keys, v->ne[0], options.plan.method);
+  const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, kept,
                                   State{output_view(dst, s), nullptr}, options, executor);
   if (s == 0) {
     stats_.masked += !sight.prefix;
@@ -177,23 +177,30 @@ const MaskSight& OpRunner::sight_of(const ggml_tensor* mask, std::int64_t s, std
   return found->second;
 }
 
-KeyIndex* OpRunner::index_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys,
-                             std::int64_t d_v) {
+Kept OpRunner::kept_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v,
+                       Method method) {
+  const bool indexed = method == Method::kAuto || method == Method::kRouted;
+  const bool scored = method == Method::kTopK || method == Method::kPrescoredHyper;
   const ggml_tensor* root = k;
   while (root->view_src != nullptr) root = root->view_src;
   // Only a leaf of the graph (a cache) outlives the evaluation; anything else is scratch memory.
-  if (root->op != GGML_OP_NONE) return nullptr;
+  if (root->op != GGML_OP_NONE || !(indexed || scored)) return {};
 
   const char* data = static_cast<const char*>(k->data) + s * static_cast<std::int64_t>(k->nb[3]);
   std::unique_ptr<Layer>& layer = layers_[LayerKey{data, root->name}];
   if (layer == nullptr || layer->heads != keys.shape[1] || layer->d != keys.shape[3] ||
       layer->d_v != d_v) {
     layer =
-        std::make_unique<Layer>(Layer{KeyIndex(options_.index), keys.shape[1], keys.shape[3], d_v});
+        std::make_unique<Layer>(Layer{KeyIndex(options_.index), KeyScores(score_options(options_)),
+                                      keys.shape[1], keys.shape[3], d_v});
   }
-  if (layer->index.size() > keys.shape[2]) layer->index.truncate(keys.shape[2]);
-  if (layer->index.size() > 0) layer->index.validate(keys);
-  return &layer->index;
+  // A cache that has shrunk or was rewritten: what is kept of it must not go further.
+  const auto catch_up = [&](auto& what) {
+    what.truncate(keys.shape[2]);
+    if (what.size() > 0) what.validate(keys);
+    return &what;
+  };
+  return {indexed ? catch_up(layer->index) : nullptr, scored ? catch_up(layer->scores) : nullptr};
 }
 
 }  // namespace prescore::host

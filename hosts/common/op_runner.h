@@ -87,7 +87,8 @@ class OpRunner {
                       Executor& executor);
   const MaskSight& sight_of(const ggml_tensor* mask, std::int64_t s, std::int64_t n_q,
                             std::int64_t n_kv, Executor& executor);
-  KeyIndex* index_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v);
+  Kept kept_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v,
+               Method method);
   TeamExecutor& team(int nth);
   void note_error(const std::string& text);
 

@@ -21,6 +21,18 @@ struct Options {
   int threads = 0;  ///< 0: all; ignored where an executor is given
 };
 
+/// What lives from call to call beside a KV cache. Both may be null; `scores` must have been made
+/// with score_options().
+struct Kept {
+  KeyIndex* index = nullptr;
+  KeyScores* scores = nullptr;
+  Kept() = default;
+  Kept(KeyIndex* i, KeyScores* s = nullptr) : index(i), scores(s) {}
+};
+
+/// Score options with the score and seed of the plan, which is what attention uses.
+ScoreOptions score_options(const Options&);
+
 /// What happened in a call.
 struct Report {
   Choice choice;  ///< the method taken and, for `auto`, why
@@ -37,10 +49,10 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options& options, Executor& executor);
 
-/// The same with visibility given by the caller and an index that lives from call to call
-/// (extended here where options.plan needs it). `index` may be null.
-Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility&,
-                 KeyIndex* index, const State& out, const Options& options, Executor& executor);
+/// The same with visibility given by the caller and an index and scores that live from call to call
+/// (extended here where options.plan needs them).
+Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility&, Kept kept,
+                 const State& out, const Options& options, Executor& executor);
 
 /// Upper bound of the memory a call holds beyond inputs and outputs, index included, in bytes.
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v, const Options&,

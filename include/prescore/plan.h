@@ -8,31 +8,10 @@
 #include <vector>
 
 #include "prescore/index.h"
+#include "prescore/score.h"
 #include "prescore/types.h"
 
 namespace prescore {
-
-/// Which keys each query may see: query i sees keys [0, end(i)).
-struct Visibility {
-  std::int64_t n_q = 0;
-  std::int64_t n_kv = 0;
-  bool causal = true;
-  /// Causal: position of each query, non-decreasing; query i sees keys [0, position + 1). Empty:
-  /// the queries are the last n_q positions (aligned bottom right), as in a KV cache.
-  std::span<const std::int32_t> positions = {};
-  /// Optional additive mask, fp16 bits, row i at mask + i * mask_stride, n_kv entries, -inf hides.
-  /// For `dense` only; the same for all heads of a batch entry.
-  const std::uint16_t* mask = nullptr;
-  std::int64_t mask_stride = 0;
-  std::int64_t mask_batch_stride = 0;
-
-  std::int64_t end(std::int64_t i) const noexcept {
-    if (!causal) return n_kv;
-    const std::int64_t e =
-        positions.empty() ? n_kv - n_q + i + 1 : positions[static_cast<std::size_t>(i)] + 1;
-    return e < 0 ? 0 : e;
-  }
-};
 
 /// One query of one query head.
 struct Lane {
@@ -93,11 +72,10 @@ struct PlanInputs {
   Visibility visibility;
   float scale = 0;                  ///< factor on q.k
   const KeyIndex* index = nullptr;  ///< for routed
-  /// For top-k and prescored hyper: [levels][b, h_kv, n_kv] dense. Causal: level i was fitted to
-  /// the first `score_segment` << i keys only and serves tiles whose far keys end between there and
-  /// twice as far, so that no score knows later keys. Not causal: one level, fitted to all.
-  const float* scores = nullptr;
-  std::int64_t score_levels = 0;
+  /// For top-k and prescored hyper: ascending levels, each of which serves the tiles whose far keys
+  /// end from `fit` on, before the fit of the next. No score of a level knows anything behind it.
+  std::span<const ScoreLevel> scores = {};
+  /// The far keys of top-k end at multiples of it.
   std::int64_t score_segment = 512;
   int workers = 1;
 };

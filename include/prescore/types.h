@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -61,6 +62,28 @@ struct State {
   float* lse = nullptr;
 };
 
+/// Which keys each query may see: query i sees keys [0, end(i)).
+struct Visibility {
+  std::int64_t n_q = 0;
+  std::int64_t n_kv = 0;
+  bool causal = true;
+  /// Causal: position of each query, non-decreasing; query i sees keys [0, position + 1). Empty:
+  /// the queries are the last n_q positions (aligned bottom right), as in a KV cache.
+  std::span<const std::int32_t> positions = {};
+  /// Optional additive mask, fp16 bits, row i at mask + i * mask_stride, n_kv entries, -inf hides.
+  /// For `dense` only; the same for all heads of a batch entry.
+  const std::uint16_t* mask = nullptr;
+  std::int64_t mask_stride = 0;
+  std::int64_t mask_batch_stride = 0;
+
+  std::int64_t end(std::int64_t i) const noexcept {
+    if (!causal) return n_kv;
+    const std::int64_t e =
+        positions.empty() ? n_kv - n_q + i + 1 : positions[static_cast<std::size_t>(i)] + 1;
+    return e < 0 ? 0 : e;
+  }
+};
+
 /// Precision of the products. `kAuto` uses bf16 units (AMX, AVX512-BF16) for f16 and bf16 inputs
 /// and f32 for f32 inputs; accumulation and softmax are always fp32.
 enum class Compute : std::uint8_t { kAuto, kF32, kBF16 };
@@ -105,6 +128,16 @@ enum class Score : std::uint8_t {
   kReceived,      ///< mean attention received from the queries seen so far
   kValueNorm,
   kOracle,  ///< attention received from all queries of the call, later ones too: a ceiling
+};
+
+/// Which of the scored keys top-k and prescored hyper read. The budget is the most in any case.
+enum class Selection : std::uint8_t {
+  kTopK,       ///< those with the best scores
+  kThreshold,  ///< of them those with at least `least_score`
+  kShare,      ///< the best until they hold `share` of the sum of all scores; negative ones count 0
+  /// Drawn without replacement in proportion to the score (Gumbel top-k, 1903.06059). With
+  /// `sample_weights` each drawn key stands for 1 / (its chance to be drawn) keys.
+  kSample,
 };
 
 /// HyperAttention (2310.05869). Keys before a query's leaf are cut into power-of-two spans of
@@ -155,6 +188,14 @@ struct PlanOptions {
   /// Only every n-th query of a tile takes part in routing.
   std::int64_t route_stride = 2;
   Score score = Score::kLeverage;
+  Selection selection = Selection::kTopK;
+  float least_score = 0;        ///< Selection::kThreshold
+  float share = 0.9f;           ///< Selection::kShare, 0 to 1
+  bool sample_weights = false;  ///< Selection::kSample
+  /// Top-k: part of the far keys of each key head for which all key heads of the batch entry
+  /// compete by their shares of their own sums of scores, 0 (none: equal budgets) to 1. The mean
+  /// number of keys read stays within the budget, a single head may exceed it.
+  float adaptive = 0;
   HyperOptions hyper;
   std::uint64_t seed = 0;
 };

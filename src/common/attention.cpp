@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "attend/tile_runner.h"
@@ -17,29 +18,6 @@ namespace prescore {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// Scores at the prefixes that top-k needs (see PlanInputs::scores).
-std::vector<float> make_scores(const Tensor& k, const Visibility& v, const PlanOptions& plan,
-                               ScoreOptions options, std::int64_t segment, std::int64_t& levels,
-                               Executor& executor) {
-  options.score = plan.score;
-  options.seed = plan.seed;
-  const std::int64_t heads = k.shape[0] * k.shape[1], n = v.n_kv;
-  levels = 1;
-  if (v.causal)
-    while ((segment << levels) <= n) ++levels;
-  std::vector<float> all(static_cast<std::size_t>(levels * heads * n), 0.0f);
-  std::vector<float> part;
-  for (std::int64_t level = 0; level < levels; ++level) {
-    options.fit = v.causal ? std::min(n, segment << level) : n;
-    const std::int64_t scored = v.causal ? std::min(n, segment << (level + 1)) : n;
-    part.resize(static_cast<std::size_t>(heads * scored));
-    score_keys(k, scored, options, part.data(), executor);
-    for (std::int64_t h = 0; h < heads; ++h)
-      std::copy_n(part.data() + h * scored, scored, all.data() + (level * heads + h) * n);
-  }
-  return all;
-}
 
 // Parts go on from each other in f32 and with an lse; the caller may want neither.
 Counters attend_parts(const AttendInputs& in, const Planner& planner, const State& out,
@@ -63,8 +41,15 @@ Counters attend_parts(const AttendInputs& in, const Planner& planner, const Stat
 
 }  // namespace
 
+ScoreOptions score_options(const Options& options) {
+  ScoreOptions o = options.score;
+  o.score = options.plan.score;
+  o.seed = options.plan.seed;
+  return o;
+}
+
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
-                 KeyIndex* index, const State& out, const Options& options, Executor& executor) {
+                 Kept kept, const State& out, const Options& options, Executor& executor) {
   check_plan_options(options.plan);
   AttendInputs in{q, k, v, visibility, options.scale, nullptr, options.compute};
   check_tensor(q, "attention", "q");
@@ -89,16 +74,17 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   plan.dense_until = std::max(plan.dense_until, report.choice.crossover);
 
   const auto begin = Clock::now();
-  KeyIndex own(options.index);
-  std::vector<float> scores;
+  KeyIndex own_index(options.index);
+  std::optional<KeyScores> own_scores;
   if (plan.method == Method::kRouted) {
-    if (index == nullptr) index = &own;
-    index->extend(k, v, executor);
-    plan_in.index = in.index = index;
+    if (kept.index == nullptr) kept.index = &own_index;
+    kept.index->extend(k, v, executor);
+    plan_in.index = in.index = kept.index;
   } else if (plan.method == Method::kTopK || plan.method == Method::kPrescoredHyper) {
-    scores = make_scores(k, visibility, plan, options.score, plan_in.score_segment,
-                         plan_in.score_levels, executor);
-    plan_in.scores = scores.data();
+    if (kept.scores == nullptr) kept.scores = &own_scores.emplace(score_options(options));
+    kept.scores->extend({q, k, v, visibility, in.scale}, executor);
+    plan_in.scores = kept.scores->levels();
+    plan_in.score_segment = kept.scores->options().segment;
   }
   const double index_s = std::chrono::duration<double>(Clock::now() - begin).count();
   const std::unique_ptr<Planner> planner = make_planner(plan_in, plan);
@@ -116,7 +102,7 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
   visibility.n_q = q.shape[2];
   visibility.n_kv = k.shape[2];
   visibility.causal = options.causal;
-  return attention(q, k, v, visibility, nullptr, out, options, executor);
+  return attention(q, k, v, visibility, {}, out, options, executor);
 }
 
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
@@ -206,10 +192,18 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
     worker += (options.plan.hyper.block + options.plan.hyper.samples) * 64;
   }
   if (method == Method::kTopK || method == Method::kPrescoredHyper) {
-    std::int64_t levels = 1;
-    while ((std::int64_t{512} << levels) <= k.shape[2]) ++levels;
-    shared += (levels + 1) * heads * k.shape[2] * 4 + k.shape[2] * d * 8 +
-              heads * (k.shape[2] / 512 + 1) * std::min(options.plan.budget, k.shape[2]) * 4;
+    // Levels of doubling length, where the score learns from queries those of an eighth more each,
+    // with masses; the best keys at each boundary; and one head's keys and choice at a time.
+    const std::int64_t n = k.shape[2];
+    const std::int64_t boundaries = n / options.score.segment + 1;
+    const Score s = options.plan.score;
+    if (s == Score::kExpected || s == Score::kReceived || s == Score::kOracle)
+      shared += heads * (10 * n + 8 * options.score.segment) * 24 +
+                (boundaries + 1) * q.shape[0] * q.shape[1] * (d * d + d) * 8;
+    shared += 4 * heads * std::max(n, options.score.segment) * 4 + n * d * 8 + n * 8 +
+              heads * std::min(boundaries, q.shape[2] / options.score.segment + 2) *
+                  (std::min(options.plan.budget, n) * 16 + 32);
+    worker += n * 16;
   }
   return shared + std::max(1, threads) * worker;
 }

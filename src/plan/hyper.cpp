@@ -6,7 +6,6 @@
 // therefore depends on its end alone, and nothing on how long the text will be.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <string>
 #include <tuple>
 #include <unordered_set>
@@ -17,6 +16,7 @@
 #include "common/views.h"
 #include "plan/lsh.h"
 #include "plan/planners.h"
+#include "plan/selection.h"
 
 namespace prescore {
 namespace {
@@ -150,13 +150,12 @@ class HyperPlanner final : public Planner {
       for (std::int64_t j = begin; j < end; ++j) keys.push_back(static_cast<std::int32_t>(j));
       return keys;
     }
-    std::vector<std::uint64_t> order = order_keys(in_, bh, sinks, end);
-    std::nth_element(order.begin(), order.begin() + options_.hyper.selected, order.end(),
-                     std::greater<>());
-    for (std::int64_t i = 0; i < options_.hyper.selected; ++i) {
-      const std::int32_t key = order_id(order[static_cast<std::size_t>(i)]);
-      if (key >= begin) keys.push_back(key);
-    }
+    const std::vector<Choosable> best =
+        choose_keys({scores_until(in_, bh, end), static_cast<std::size_t>(end)}, sinks, end,
+                    options_.hyper.selected, options_, bh);
+    const auto n = std::min(best.size(), static_cast<std::size_t>(options_.hyper.selected));
+    for (std::size_t i = 0; i < n; ++i)
+      if (best[i].key >= begin) keys.push_back(best[i].key);
     std::sort(keys.begin(), keys.end());
     return keys;
   }
@@ -275,7 +274,7 @@ std::unique_ptr<Planner> make_hyper_planner(const PlanInputs& in, const PlanOpti
   check(o.hyper.leaf % o.tile == 0, "plan", "leaf", o.hyper.leaf,
         "a multiple of the tile, " + std::to_string(o.tile));
   if (o.method == Method::kPrescoredHyper) {
-    if (in.scores == nullptr || in.score_levels < 1)
+    if (in.scores.empty() && in.visibility.n_kv >= in.score_segment)
       fail("plan", "scores of the prescored hyper planner", "null", "scores of every key");
     // Scores are fitted to at least a segment of keys, all of which a span must end behind.
     check(o.hyper.leaf >= in.score_segment, "plan", "leaf of prescored hyper", o.hyper.leaf,

@@ -2,6 +2,7 @@
 #include "prescore/plan.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/check.h"
 #include "plan/planners.h"
@@ -42,6 +43,13 @@ void check_plan_options(const PlanOptions& o) {
         "tile or strict");
   check(o.standins <= StandIns::kNodes, "plan", "standins", static_cast<int>(o.standins),
         "none, auto or nodes");
+  check(o.selection <= Selection::kSample, "plan", "selection", static_cast<int>(o.selection),
+        "top-k, threshold, share or sample");
+  if (!(o.share >= 0.0f && o.share <= 1.0f))
+    fail("plan", "share", std::to_string(o.share), "0 to 1");
+  if (!(o.adaptive >= 0.0f && o.adaptive <= 1.0f))
+    fail("plan", "adaptive", std::to_string(o.adaptive), "0 to 1");
+  if (std::isnan(o.least_score)) fail("plan", "least_score", "NaN", "a number");
   check_hyper_options(o.hyper);
   if (!(o.standin_share >= 0.0f && o.standin_share <= 1e6f))
     fail("plan", "standin_share", std::to_string(o.standin_share), "a share, at least 0");

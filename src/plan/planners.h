@@ -72,18 +72,11 @@ inline std::int32_t order_id(std::uint64_t key) noexcept {
   return static_cast<std::int32_t>(~static_cast<std::uint32_t>(key));
 }
 
-/// Sorting keys of keys [begin, end) of one head, by the scores that know nothing behind `end`.
-inline std::vector<std::uint64_t> order_keys(const PlanInputs& in, std::int64_t bh,
-                                             std::int64_t begin, std::int64_t end) {
-  std::int64_t level = 0;
-  while (level + 1 < in.score_levels && (in.score_segment << (level + 1)) <= end) ++level;
-  const std::int64_t heads = in.k.shape[0] * in.k.shape[1];
-  const float* score = in.scores + (level * heads + bh) * in.visibility.n_kv;
-  std::vector<std::uint64_t> keys;
-  keys.reserve(static_cast<std::size_t>(end - begin));
-  for (std::int64_t j = begin; j < end; ++j)
-    keys.push_back(order_key(score[j], static_cast<std::int32_t>(j)));
-  return keys;
+/// Scores of the keys of one head that know nothing behind `end`.
+inline const float* scores_until(const PlanInputs& in, std::int64_t bh, std::int64_t end) {
+  std::size_t level = 0;
+  while (level + 1 < in.scores.size() && in.scores[level + 1].fit <= end) ++level;
+  return in.scores[level].scores + bh * in.scores[level].stride;
 }
 
 }  // namespace prescore

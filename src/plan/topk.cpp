@@ -1,19 +1,21 @@
 // Sinks, window and the far keys with the best query-independent score (2505.11040).
-#include <functional>
+#include <cmath>
 #include <mutex>
 #include <vector>
 
 #include "common/check.h"
 #include "plan/planners.h"
+#include "plan/selection.h"
 
 namespace prescore {
 namespace {
 
 class TopKPlanner final : public Planner {
  public:
-  TopKPlanner(const PlanInputs& in, const PlanOptions& o) : in_(in), options_(o) {
-    const std::int64_t boundaries = in.visibility.n_kv / in.score_segment + 1;
-    order_.resize(static_cast<std::size_t>(in.k.shape[0] * in.k.shape[1] * boundaries));
+  TopKPlanner(const PlanInputs& in, const PlanOptions& o)
+      : in_(in), options_(o), h_kv_(in.k.shape[1]),
+        boundaries_(in.visibility.n_kv / in.score_segment + 1) {
+    best_.resize(static_cast<std::size_t>(in.k.shape[0] * h_kv_ * boundaries_));
   }
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
@@ -21,12 +23,12 @@ class TopKPlanner final : public Planner {
         make_layout(in_.visibility, tile, options_, in_.score_segment, in_.visibility.n_kv);
     add_ranges(x, out);
     if (x.all() || x.far == 0) return;
-    const std::int64_t h_kv = in_.k.shape[1];
-    const std::int64_t bh = tile.batch * h_kv + tile.head / (in_.q.shape[1] / h_kv);
-    const std::vector<std::int32_t>& best = order(bh, x);
-    const auto n = static_cast<std::size_t>(std::min(x.far, x.local - x.sinks));
-    out.keys.assign(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(n));
-    std::sort(out.keys.begin(), out.keys.end());
+    const std::int64_t h = tile.head / (in_.q.shape[1] / h_kv_);
+    const std::vector<Choosable>& best = order(tile.batch * h_kv_ + h, x);
+    const std::int64_t n = options_.adaptive > 0
+                               ? competed(tile.batch, h, x)
+                               : std::min(x.far, static_cast<std::int64_t>(best.size()));
+    add_keys(best, n, out);
   }
   std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
   bool shared_by_group() const noexcept override { return true; }
@@ -34,26 +36,63 @@ class TopKPlanner final : public Planner {
  private:
   // The best far keys before one boundary, best first; all tiles up to the next boundary share
   // them.
-  const std::vector<std::int32_t>& order(std::int64_t bh, const Layout& x) const {
-    const std::int64_t boundaries = in_.visibility.n_kv / in_.score_segment + 1;
-    std::vector<std::int32_t>& best =
-        order_[static_cast<std::size_t>(bh * boundaries + x.local / in_.score_segment)];
+  const std::vector<Choosable>& order(std::int64_t bh, const Layout& x) const {
+    auto& best = best_[static_cast<std::size_t>(bh * boundaries_ + x.local / in_.score_segment)];
     const std::scoped_lock lock(mutex_);
     if (best.empty()) {
-      std::vector<std::uint64_t> keys = order_keys(in_, bh, x.sinks, x.local);
-      const std::int64_t n =
-          std::min<std::int64_t>(static_cast<std::int64_t>(keys.size()), options_.budget);
-      std::partial_sort(keys.begin(), keys.begin() + n, keys.end(), std::greater<>());
-      for (std::int64_t i = 0; i < n; ++i)
-        best.push_back(order_id(keys[static_cast<std::size_t>(i)]));
+      const float* scores = scores_until(in_, bh, x.local);
+      const std::int64_t most = options_.adaptive > 0 ? options_.budget * h_kv_ : options_.budget;
+      best = choose_keys({scores, static_cast<std::size_t>(x.local)}, x.sinks, x.local, most,
+                         options_, bh);
     }
     return best;
   }
 
+  // Far keys of head h where all key heads compete (Ada-KV, 2407.11550): a part is the same for
+  // all, the rest goes to the largest shares of the own head's sum of scores.
+  std::int64_t competed(std::int64_t b, std::int64_t h, const Layout& x) const {
+    const auto floor = static_cast<std::int64_t>(
+        std::ceil(static_cast<double>(x.far) * (1.0 - double{options_.adaptive})));
+    struct Bid {
+      double share;
+      std::int64_t head;
+    };
+    std::vector<Bid> bids;
+    std::vector<std::int64_t> count(static_cast<std::size_t>(h_kv_));
+    std::int64_t open = h_kv_ * x.far;
+    for (std::int64_t i = 0; i < h_kv_; ++i) {
+      const std::vector<Choosable>& best = order(b * h_kv_ + i, x);
+      double total = 0;
+      for (const Choosable& c : best)
+        if (c.score > 0 && std::isfinite(c.score)) total += double{c.score};
+      const auto n = static_cast<std::int64_t>(best.size());
+      count[static_cast<std::size_t>(i)] = std::min(floor, n);
+      open -= std::min(floor, n);
+      for (std::int64_t j = floor; j < n; ++j)
+        bids.push_back({total > 0 ? best[static_cast<std::size_t>(j)].rank / total : 0, i});
+    }
+    const auto won = static_cast<std::size_t>(
+        std::clamp<std::int64_t>(open, 0, static_cast<std::int64_t>(bids.size())));
+    std::stable_sort(bids.begin(), bids.end(),
+                     [](const Bid& a, const Bid& c) { return a.share > c.share; });
+    for (std::size_t i = 0; i < won; ++i) ++count[static_cast<std::size_t>(bids[i].head)];
+    return count[static_cast<std::size_t>(h)];
+  }
+
+  void add_keys(const std::vector<Choosable>& best, std::int64_t n, TilePlan& out) const {
+    for (std::int64_t i = 0; i < n; ++i) out.keys.push_back(best[static_cast<std::size_t>(i)].key);
+    if (options_.selection == Selection::kSample && options_.sample_weights) {
+      sample_log_weights(best, n, out.log_weights);
+      return;  // in the order of the draw
+    }
+    std::sort(out.keys.begin(), out.keys.end());
+  }
+
   PlanInputs in_;
   PlanOptions options_;
+  std::int64_t h_kv_, boundaries_;
   mutable std::mutex mutex_;
-  mutable std::vector<std::vector<std::int32_t>> order_;
+  mutable std::vector<std::vector<Choosable>> best_;  // [batch and key head][boundary]
 };
 
 }  // namespace
@@ -61,8 +100,10 @@ class TopKPlanner final : public Planner {
 std::unique_ptr<Planner> make_topk_planner(const PlanInputs& in, const PlanOptions& o) {
   check_visibility(in.visibility);
   check_plan_options(o);
-  if (in.scores == nullptr || in.score_levels < 1)
+  if (in.scores.empty() && in.visibility.n_kv >= in.score_segment)
     fail("plan", "scores of the top-k planner", "null", "scores of every key");
+  if (o.adaptive > 0 && o.selection == Selection::kSample)
+    fail("plan", "adaptive budgets with drawn keys", "both", "one of them");
   return std::make_unique<TopKPlanner>(in, o);
 }
 

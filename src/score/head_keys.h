@@ -65,6 +65,13 @@ class HeadKeys {
   std::int64_t fit_;
 };
 
+/// Throws Error on options out of range.
+void check_score_options(const ScoreOptions&);
+
+/// Scores keys [begin, end) of one head into out[begin, end), fitted to the first `fit`.
+void score_range(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t fit,
+                 std::int64_t begin, std::int64_t end, const ScoreOptions&, float* out, Executor&);
+
 /// One head each; out [n]. Scores of keys that are not finite are left as they fall.
 void score_leverage(const HeadKeys&, const ScoreOptions&, float* out, Executor&);
 void score_kmeans(const HeadKeys&, const ScoreOptions&, std::uint64_t stream, float* out,

@@ -77,6 +77,53 @@ void score_difference(const HeadKeys& keys, float* out, Executor& executor) {
 
 }  // namespace
 
+void check_score_options(const ScoreOptions& o) {
+  check(o.clusters >= 0 && o.clusters <= 65536, "score", "clusters", o.clusters, "0 to 65536");
+  check(o.iterations >= 0 && o.iterations <= 10000, "score", "iterations", o.iterations,
+        "0 to 10000");
+  if (!(o.ridge >= 0) || !std::isfinite(o.ridge))
+    fail("score", "ridge", std::to_string(o.ridge), "a finite number, at least 0");
+  check(o.cluster_score <= ClusterScore::kNearness, "score", "cluster score",
+        static_cast<int>(o.cluster_score), "a known cluster score");
+  check(o.score <= Score::kOracle, "score", "score", static_cast<int>(o.score), "a known score");
+  check(o.segment >= 1 && o.segment <= (std::int64_t{1} << 30), "score", "segment", o.segment,
+        "1 to 2^30 keys");
+  check(o.query_stride >= 1, "score", "query stride", o.query_stride, "at least 1");
+  if (!(o.growth == 0 || (o.growth >= 1 && o.growth <= 1e6)))
+    fail("score", "growth", std::to_string(o.growth), "0 or a factor from 1 to 10^6");
+}
+
+void score_range(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t fit,
+                 std::int64_t begin, std::int64_t end, const ScoreOptions& options, float* out,
+                 Executor& executor) {
+  const auto stream = static_cast<std::uint64_t>(b * k.shape[1] + h);
+  if (options.score == Score::kRandom) {
+    const std::uint64_t start = mix(mix(options.seed) + stream);
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::uint64_t bits = mix(start + static_cast<std::uint64_t>(i));
+      out[i] = static_cast<float>(bits >> 40) * 0x1p-24f;
+    }
+    return;
+  }
+  HeadKeys keys(k, b, h, end, fit, executor);
+  std::vector<float> scores(static_cast<std::size_t>(end));
+  const bool centres = options.score == Score::kKeyNorm || options.score == Score::kLeverage;
+  if (options.centred && centres) keys.centre(executor);
+  switch (options.score) {
+    case Score::kKeyNorm: score_norm(keys, scores.data(), executor); break;
+    case Score::kLeverage: score_leverage(keys, options, scores.data(), executor); break;
+    case Score::kKMeans: score_kmeans(keys, options, stream, scores.data(), executor); break;
+    case Score::kKeyDiff: score_difference(keys, scores.data(), executor); break;
+    default: fail("score", "score", "one of queries or values", "a score of keys alone");
+  }
+  // A key that is not finite is read first, so that it shows in the output as it would in dense
+  // attention. It took no part in the scores of the others.
+  for (std::int64_t i = begin; i < end; ++i) {
+    const float x = scores[static_cast<std::size_t>(i)];
+    out[i] = !keys.finite(i) || std::isnan(x) ? std::numeric_limits<float>::infinity() : x;
+  }
+}
+
 void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& options, float* out,
                 Executor& executor) {
   check_tensor(k, "score", "k");
@@ -84,48 +131,10 @@ void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& options, fl
   check(options.fit >= 0 && options.fit <= n, "score", "keys to fit", options.fit,
         "0 to the number of keys scored");
   check(out != nullptr, "score", "output pointer", 0, "not null");
-  check(options.clusters >= 0 && options.clusters <= 65536, "score", "clusters", options.clusters,
-        "0 to 65536");
-  check(options.iterations >= 0 && options.iterations <= 10000, "score", "iterations",
-        options.iterations, "0 to 10000");
-  if (!(options.ridge >= 0) || !std::isfinite(options.ridge)) {
-    fail("score", "ridge", std::to_string(options.ridge), "a finite number, at least 0");
-  }
-  check(options.cluster_score <= ClusterScore::kNearness, "score", "cluster score",
-        static_cast<int>(options.cluster_score), "a known cluster score");
-  check(options.score <= Score::kRandom, "score", "score", static_cast<int>(options.score),
-        "a known score");
-
-  const std::int64_t fit = options.fit > 0 ? options.fit : n;
-  for (std::int64_t head = 0; head < k.shape[0] * k.shape[1]; ++head) {
-    float* scores = out + head * n;
-    const auto stream = static_cast<std::uint64_t>(head);
-    if (options.score == Score::kRandom) {
-      const std::uint64_t start = mix(mix(options.seed) + stream);
-      for (std::int64_t i = 0; i < n; ++i) {
-        const std::uint64_t bits = mix(start + static_cast<std::uint64_t>(i));
-        scores[i] = static_cast<float>(bits >> 40) * 0x1p-24f;
-      }
-      continue;
-    }
-    HeadKeys keys(k, head / k.shape[1], head % k.shape[1], n, fit, executor);
-    const bool centres = options.score == Score::kKeyNorm || options.score == Score::kLeverage;
-    if (options.centred && centres) keys.centre(executor);
-    switch (options.score) {
-      case Score::kKeyNorm: score_norm(keys, scores, executor); break;
-      case Score::kLeverage: score_leverage(keys, options, scores, executor); break;
-      case Score::kKMeans: score_kmeans(keys, options, stream, scores, executor); break;
-      case Score::kKeyDiff: score_difference(keys, scores, executor); break;
-      case Score::kRandom: break;
-    }
-    // A key that is not finite is read first, so that it shows in the output as it would in dense
-    // attention. It took no part in the scores of the others.
-    for (std::int64_t i = 0; i < n; ++i) {
-      if (!keys.finite(i) || std::isnan(scores[i])) {
-        scores[i] = std::numeric_limits<float>::infinity();
-      }
-    }
-  }
+  check_score_options(options);
+  for (std::int64_t head = 0; head < k.shape[0] * k.shape[1]; ++head)
+    score_range(k, head / k.shape[1], head % k.shape[1], options.fit > 0 ? options.fit : n, 0, n,
+                options, out + head * n, executor);
 }
 
 }  // namespace prescore

@@ -219,7 +219,11 @@ Planned plan_all(const Data& data, const PlanOptions& options, const KeyIndex* i
                  const std::vector<float>* scores) {
   PlanInputs in = data.plan_inputs();
   in.index = index;
-  if (scores != nullptr) in.scores = scores->data(), in.score_levels = 1;
+  ScoreLevel level;
+  if (scores != nullptr) {
+    level = {0, scores->data(), in.visibility.n_kv};
+    in.scores = {&level, 1};
+  }
   const auto planner = make_planner(in, options);
   AttendInputs attend_in = data.inputs();
   attend_in.index = index;

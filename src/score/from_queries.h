@@ -1,0 +1,59 @@
+// Scores that learn from queries: what the queries of one query head look like, and how much
+// attention each key has received.
+#pragma once
+
+#include <Eigen/Core>
+#include <cstdint>
+#include <vector>
+
+#include "common/random.h"
+#include "prescore/score.h"
+#include "score/head_keys.h"
+
+namespace prescore {
+
+/// Moments of the queries of one query head.
+struct QueryMoments {
+  double count = 0;
+  Eigen::VectorXd sum;
+  Eigen::MatrixXd outer;  ///< sum of q q^T, lower triangle
+
+  void add(const Tensor& q, std::int64_t b, std::int64_t h, std::int64_t i);
+  QueryMoments& operator+=(const QueryMoments&);
+};
+
+/// Expected attention (2510.00636) of the keys under a Gaussian model of the queries: the mean of
+/// exp(s k.q) is exp(s k.mu + s^2 k.Sigma.k / 2), normalised over the first `fit` keys and averaged
+/// over the query heads of the group. Throws nothing; without queries every score is 0.
+class ExpectedAttention {
+ public:
+  ExpectedAttention(const HeadKeys& fitted, const std::vector<QueryMoments>& heads, double scale,
+                    Executor&);
+  void apply(const HeadKeys&, float* out, Executor&) const;
+
+ private:
+  struct Head {
+    Eigen::VectorXf mean;        // s mu
+    Eigen::MatrixXf covariance;  // s^2 Sigma / 2
+    double log_total = 0;
+  };
+  /// Exponents of keys [begin, end).
+  static Eigen::VectorXf exponents(const Head&, const HeadKeys&, std::int64_t begin,
+                                   std::int64_t end);
+  std::vector<Head> heads_;
+};
+
+/// Sum of the probabilities with which each key of one head was attended to, and by how many rows.
+struct ReceivedMass {
+  std::vector<double> mass, rows;
+
+  /// Adds queries `first`, `first` + 1, ... before `last` whose positions are multiples of
+  /// `stride`.
+  void add(const ScoreInputs&, std::int64_t b, std::int64_t h_kv, std::int64_t first,
+           std::int64_t last, std::int64_t stride, Executor&);
+  /// Mean attention received; keys that no row has seen take the mean of the last `segment` that
+  /// were.
+  void means(std::int64_t n, std::int64_t segment, float* out) const;
+};
+
+}  // namespace prescore
