@@ -200,7 +200,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
     if (s == Score::kExpected || s == Score::kReceived || s == Score::kOracle)
       shared += heads * (10 * n + 8 * options.score.segment) * 24 +
                 (boundaries + 1) * q.shape[0] * q.shape[1] * (d * d + d) * 8;
-    shared += 4 * heads * std::max(n, options.score.segment) * 4 + n * d * 8 + n * 8 +
+    shared += 4 * heads * std::max(n, options.score.segment) * 4 + n * d * 4 + n * 8 +
               heads * std::min(boundaries, q.shape[2] / options.score.segment + 2) *
                   (std::min(options.plan.budget, n) * 16 + 32);
     worker += n * 16;
