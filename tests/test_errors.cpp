@@ -182,7 +182,7 @@ TEST(Errors, MaskWithASparseMethod) {
 
 TEST(Errors, ScoreOfTopK) {
   expect_error(
-      "unknown score", [](Call& c) { c.options.plan.score = static_cast<Score>(9); },
+      "unknown score", [](Call& c) { c.options.plan.score = static_cast<Score>(99); },
       Method::kTopK);
 }
 
@@ -196,7 +196,8 @@ TEST(Errors, IndexOfRouted) {
 TEST(Errors, PlannersNeedWhatTheyUse) {
   const Data data((Case()));
   EXPECT_THROW(make_routed_planner(data.plan_inputs(), {}), Error);
-  EXPECT_THROW(make_topk_planner(data.plan_inputs(), {}), Error);
+  const Data many(Case{.n_kv = 600});
+  EXPECT_THROW(make_topk_planner(many.plan_inputs(), {}), Error);
   EXPECT_THROW(make_planner(data.plan_inputs(), {}), Error) << "auto is not a planner";
 }
 

@@ -18,15 +18,47 @@ enum class ClusterScore : std::uint8_t {
   kNearness,  ///< minus the distance: the most typical keys come first
 };
 
+/// How leverage scores k_i^T (K^T K)^+ k_i are computed.
+enum class Leverage : std::uint8_t {
+  kRidge,  ///< with a ridge (ScoreOptions::ridge)
+  kExact,  ///< with the pseudo-inverse, in fp64: also where K has less than full rank
+  /// From a subsampled randomised Hadamard transform of K with m = sketch_rows rows. For e =
+  /// sqrt(d / m) + 3 / sqrt(m) below 1 the relative error stays below 1 / (1 - e)^2 - 1 but for
+  /// rare draws. Exact where K has no more rows than that.
+  kSketched,
+};
+
+enum class KernelKMeans : std::uint8_t {
+  kFeatures,  ///< k-means over random Fourier features
+  kDistance,  ///< plain k-means, then the distance in the kernel's space to the own centroid
+};
+
 struct ScoreOptions {
   Score score = Score::kLeverage;
-  double ridge = 1e-3;           ///< leverage: ridge as a share of the mean diagonal of K^T K
-  std::int64_t clusters = 0;     ///< k-means: number of clusters; 0: d + 1 (2505.11040, section 4)
-  std::int64_t iterations = 10;  ///< k-means: Lloyd iterations
-  std::uint64_t seed = 0;        ///< random
-  ClusterScore cluster_score = ClusterScore::kDistance;  ///< k-means
-  /// Norm and leverage: subtract the mean of the fitted keys first. K-means does not depend on it.
+  std::uint64_t seed = 0;
+  /// Norms and leverage: of the keys less the mean of the fitted ones. K-means does not depend on
+  /// it.
   bool centred = false;
+
+  // The k-means family. More clusters than keys: as many as keys.
+  std::int64_t clusters = 0;     ///< 0: d + 1 (2505.11040, section 4)
+  std::int64_t iterations = 10;  ///< Lloyd iterations; universal: iterations of the weights
+  ClusterScore cluster_score = ClusterScore::kDistance;
+  KernelKMeans kernel = KernelKMeans::kFeatures;
+  std::int64_t features = 0;  ///< random Fourier features, up to 512; 0: 2 d, at most 512
+  /// Width of the Gaussian. 0: kernel k-means 1.3 times the mean distance of a key to its nearest
+  /// centroid (2505.11040); Gaussian norm the root of the mean squared norm.
+  double sigma = 0;
+
+  // Leverage.
+  Leverage leverage = Leverage::kRidge;
+  double ridge = 1e-3;           ///< as a share of the mean diagonal of K^T K
+  std::int64_t sketch_rows = 0;  ///< 0: 8 d
+  /// Universal: degree p of polynomial attention, even. The score bounds the largest share that the
+  /// key can have in sum_j |q.k_j|^p for any q; LevAttention's set for its threshold epsilon are
+  /// the keys with at least that score (Selection::kThreshold). p = 2: exact leverage.
+  std::int64_t degree = 4;
+
   /// Keys that the score is fitted to (Gram matrix, centroids, mean), the first ones; 0: all that
   /// are scored. A causal plan must not know later keys.
   std::int64_t fit = 0;

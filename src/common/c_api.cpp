@@ -134,7 +134,7 @@ Options to_options(const prescore_options* from) {
   o.plan.method = to_enum(c.method, Method::kPrescoredHyper, "method");
   o.plan.routing = to_enum(c.routing, Routing::kStrict, "routing");
   o.plan.standins = to_enum(c.standins, StandIns::kNodes, "standins");
-  o.plan.score = to_enum(c.score, Score::kRandom, "score");
+  o.plan.score = to_enum(c.score, Score::kOracle, "score");
   o.plan.budget = c.budget, o.plan.sinks = c.sinks, o.plan.window = c.window;
   o.plan.tile = c.tile, o.plan.standin_share = c.standin_share;
   o.plan.open_groups = c.open_groups;

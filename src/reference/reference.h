@@ -101,8 +101,28 @@ std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int6
 /// Those distances divided by their sum over the keys of the cluster.
 std::vector<double> relative_distance(std::span<const double> keys, std::int64_t d,
                                       std::span<const std::int64_t> cluster);
+/// Sum of absolute differences of each key to the coordinate-wise lower median of its own cluster.
+std::vector<double> distance_to_own_median(std::span<const double> keys, std::int64_t d,
+                                           std::span<const std::int64_t> cluster);
+/// Distance of each key to the mean of its own cluster in the space of the kernel
+/// exp(-|x - y|^2 / 2 sigma^2).
+std::vector<double> kernel_distance(std::span<const double> keys, std::int64_t d,
+                                    std::span<const std::int64_t> cluster, double sigma);
+/// The largest |q.k_i|^p / sum_j |q.k_j|^p that gradient ascent finds over queries q.
+double largest_polynomial_share(std::span<const double> keys, std::int64_t d, std::int64_t i,
+                                std::int64_t p);
 /// The keys less the mean of the first `fit`.
 std::vector<double> centred(std::span<const double> keys, std::int64_t d, std::int64_t fit);
+
+/// Gaussian model of the queries (rows of d, one vector a query head): the mean over the heads of
+/// exp(s k.mu + s^2 k.Sigma.k / 2) as a share of its sum over the first `fit` keys.
+std::vector<double> expected_attention(std::span<const double> keys, std::int64_t d,
+                                       std::span<const std::vector<double>> queries, double scale,
+                                       std::int64_t fit);
+/// Mean attention that each key of (b, h_kv) receives from the rows that see it, of queries at
+/// positions below `until` that are multiples of `stride`. Zero where no row sees a key.
+std::vector<double> received_attention(const Problem&, std::int64_t b, std::int64_t h_kv,
+                                       std::int64_t until, std::int64_t stride);
 
 // --- index --------------------------------------------------------------------------------------
 

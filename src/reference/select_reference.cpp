@@ -133,6 +133,80 @@ std::vector<double> relative_distance(std::span<const double> keys, std::int64_t
   return out;
 }
 
+std::vector<double> distance_to_own_median(std::span<const double> keys, std::int64_t d,
+                                           std::span<const std::int64_t> cluster) {
+  const auto width = static_cast<std::size_t>(d);
+  std::map<std::int64_t, std::vector<std::size_t>> members;
+  for (std::size_t i = 0; i < cluster.size(); ++i) members[cluster[i]].push_back(i);
+  std::vector<double> out(cluster.size());
+  for (const auto& [name, own] : members)
+    for (std::size_t c = 0; c < width; ++c) {
+      std::vector<double> x;
+      for (const std::size_t i : own) x.push_back(keys[i * width + c]);
+      std::ranges::sort(x);
+      const double median = x[(x.size() - 1) / 2];
+      for (const std::size_t i : own) out[i] += std::abs(keys[i * width + c] - median);
+    }
+  return out;
+}
+
+std::vector<double> kernel_distance(std::span<const double> keys, std::int64_t d,
+                                    std::span<const std::int64_t> cluster, double sigma) {
+  const std::size_t n = cluster.size();
+  const auto kernel = [&](std::size_t i, std::size_t j) {
+    double x = 0;
+    for (std::size_t c = 0; c < static_cast<std::size_t>(d); ++c) {
+      const double y =
+          keys[i * static_cast<std::size_t>(d) + c] - keys[j * static_cast<std::size_t>(d) + c];
+      x += y * y;
+    }
+    return std::exp(-x / (2 * sigma * sigma));
+  };
+  std::vector<double> out;
+  for (std::size_t i = 0; i < n; ++i) {
+    double count = 0, own = 0, all = 0;
+    for (std::size_t j = 0; j < n; ++j) {
+      if (cluster[j] != cluster[i]) continue;
+      ++count, own += kernel(i, j);
+      for (std::size_t l = 0; l < n; ++l)
+        if (cluster[l] == cluster[i]) all += kernel(j, l);
+    }
+    out.push_back(std::sqrt(std::max(0.0, 1 - 2 * own / count + all / (count * count))));
+  }
+  return out;
+}
+
+double largest_polynomial_share(std::span<const double> keys, std::int64_t d, std::int64_t i,
+                                std::int64_t p) {
+  const auto share = [&](const std::vector<double>& q) {
+    double sum = 0;
+    for (std::int64_t j = 0; j < rows(keys, d); ++j)
+      sum += std::pow(std::abs(dot(q.data(), keys.data() + j * d, d)), static_cast<double>(p));
+    const double own = std::abs(dot(q.data(), keys.data() + i * d, d));
+    return sum > 0 ? std::pow(own, static_cast<double>(p)) / sum : 0.0;
+  };
+  // From the query that is best for p = 2, by small steps along each axis while they help.
+  const auto width = static_cast<std::size_t>(d);
+  std::vector<double> gram(width * width);
+  for (std::int64_t j = 0; j < rows(keys, d); ++j)
+    for (std::size_t r = 0; r < width; ++r)
+      for (std::size_t c = 0; c < width; ++c)
+        gram[r * width + c] += keys[static_cast<std::size_t>(j) * width + r] *
+                               keys[static_cast<std::size_t>(j) * width + c];
+  std::vector<double> q = solve(gram, {keys.data() + i * d, keys.data() + (i + 1) * d});
+  double best = share(q), step = 0.5 * std::sqrt(dot(q.data(), q.data(), d));
+  for (int round = 0; round < 60; ++round) {
+    bool better = false;
+    for (std::size_t c = 0; c < 2 * width; ++c) {
+      std::vector<double> moved = q;
+      moved[c / 2] += c % 2 == 0 ? step : -step;
+      if (const double x = share(moved); x > best) best = x, q = moved, better = true;
+    }
+    if (!better) step /= 2;
+  }
+  return best;
+}
+
 std::vector<double> centred(std::span<const double> keys, std::int64_t d, std::int64_t fit) {
   const auto width = static_cast<std::size_t>(d), used = static_cast<std::size_t>(fit);
   std::vector<double> out(keys.begin(), keys.end());
@@ -142,6 +216,57 @@ std::vector<double> centred(std::span<const double> keys, std::int64_t d, std::i
     for (std::size_t i = c; i < out.size(); i += width) out[i] -= mean;
   }
   return out;
+}
+
+std::vector<double> expected_attention(std::span<const double> keys, std::int64_t d,
+                                       std::span<const std::vector<double>> queries, double scale,
+                                       std::int64_t fit) {
+  const auto width = static_cast<std::size_t>(d);
+  const std::size_t n = keys.size() / width;
+  std::vector<double> out(n);
+  for (const std::vector<double>& head : queries) {
+    const std::size_t count = head.size() / width;
+    std::vector<double> mean(width), covariance(width * width), weight(n);
+    for (std::size_t i = 0; i < head.size(); ++i)
+      mean[i % width] += head[i] / static_cast<double>(count);
+    for (std::size_t i = 0; i < count; ++i)
+      for (std::size_t r = 0; r < width; ++r)
+        for (std::size_t c = 0; c < width; ++c)
+          covariance[r * width + c] += (head[i * width + r] - mean[r]) *
+                                       (head[i * width + c] - mean[c]) / static_cast<double>(count);
+    double total = 0;
+    for (std::size_t j = 0; j < n; ++j) {
+      const double* k = keys.data() + j * width;
+      double x = scale * dot(k, mean.data(), d);
+      for (std::size_t r = 0; r < width; ++r)
+        x += scale * scale / 2 * k[r] * dot(covariance.data() + r * width, k, d);
+      weight[j] = std::exp(x);
+      if (j < static_cast<std::size_t>(fit)) total += weight[j];
+    }
+    for (std::size_t j = 0; j < n; ++j)
+      out[j] += weight[j] / total / static_cast<double>(queries.size());
+  }
+  return out;
+}
+
+std::vector<double> received_attention(const Problem& p, std::int64_t b, std::int64_t h_kv,
+                                       std::int64_t until, std::int64_t stride) {
+  const std::int64_t group = p.q.shape[1] / p.k.shape[1], d = p.q.shape[3];
+  std::vector<double> mass(static_cast<std::size_t>(p.k.shape[2])), rows(mass.size());
+  for (std::int64_t h = h_kv * group; h < (h_kv + 1) * group; ++h)
+    for (std::int64_t i = 0; i < p.q.shape[2]; ++i) {
+      const std::int64_t end = p.visibility.end(i);
+      if (end < 1 || end > until || (end - 1) % stride != 0) continue;
+      std::vector<double> share;
+      double total = 0;
+      for (std::int64_t j = 0; j < end; ++j) {
+        share.push_back(std::exp(p.scale * dot(p.q.row(b, h, i), p.k.row(b, h_kv, j), d)));
+        total += share.back();
+      }
+      for (std::size_t j = 0; j < share.size(); ++j) mass[j] += share[j] / total, rows[j] += 1;
+    }
+  for (std::size_t j = 0; j < mass.size(); ++j) mass[j] = rows[j] > 0 ? mass[j] / rows[j] : 0;
+  return mass;
 }
 
 double kmeans_objective(std::span<const double> points, std::int64_t d,

@@ -53,9 +53,16 @@ ExpectedAttention::ExpectedAttention(const HeadKeys& fitted, const std::vector<Q
 
 Eigen::VectorXf ExpectedAttention::exponents(const Head& head, const HeadKeys& keys,
                                              std::int64_t begin, std::int64_t end) {
-  const auto x = keys.rows().middleRows(begin, end - begin);
-  const RowsF turned = x * head.covariance;
-  return x * head.mean + turned.cwiseProduct(x).rowwise().sum();
+  Eigen::VectorXf out(end - begin);
+  RowsF turned;
+  for (std::int64_t i = begin; i < end; i += kAligned) {
+    const auto x = keys.rows().middleRows(i, kAligned);  // there are rows of zeros behind the end
+    turned.noalias() = x * head.covariance;
+    const Eigen::VectorXf all = x * head.mean + turned.cwiseProduct(x).rowwise().sum();
+    const std::int64_t count = std::min(kAligned, end - i);
+    out.segment(i - begin, count) = all.head(count);
+  }
+  return out;
 }
 
 void ExpectedAttention::apply(const HeadKeys& keys, float* out, Executor& executor) const {

@@ -6,9 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/random.h"
 #include "prescore/score.h"
-#include "score/head_keys.h"
+#include "score/scorer.h"
 
 namespace prescore {
 
@@ -25,11 +24,12 @@ struct QueryMoments {
 /// Expected attention (2510.00636) of the keys under a Gaussian model of the queries: the mean of
 /// exp(s k.q) is exp(s k.mu + s^2 k.Sigma.k / 2), normalised over the first `fit` keys and averaged
 /// over the query heads of the group. Throws nothing; without queries every score is 0.
-class ExpectedAttention {
+class ExpectedAttention final : public FittedScore {
  public:
   ExpectedAttention(const HeadKeys& fitted, const std::vector<QueryMoments>& heads, double scale,
                     Executor&);
-  void apply(const HeadKeys&, float* out, Executor&) const;
+  void apply(const HeadKeys&, float* out, Executor&) const override;
+  static constexpr std::int64_t kAligned = 64;
 
  private:
   struct Head {
@@ -37,7 +37,8 @@ class ExpectedAttention {
     Eigen::MatrixXf covariance;  // s^2 Sigma / 2
     double log_total = 0;
   };
-  /// Exponents of keys [begin, end).
+  /// Exponents of keys [begin, end). A key has the same bits in any range that begins at a multiple
+  /// of kAligned from its own.
   static Eigen::VectorXf exponents(const Head&, const HeadKeys&, std::int64_t begin,
                                    std::int64_t end);
   std::vector<Head> heads_;

@@ -15,12 +15,6 @@ bool learns_from_queries(Score s) {
   return s == Score::kExpected || s == Score::kReceived || s == Score::kOracle;
 }
 
-Tensor keys_from(Tensor k, std::int64_t begin) {
-  k.data = static_cast<const std::byte*>(k.data) + begin * k.stride[2] * size_of(k.dtype);
-  k.shape[2] -= begin;
-  return k;
-}
-
 void check_inputs(const ScoreInputs& in) {
   check_tensor(in.q, "score", "q");
   check_tensor(in.k, "score", "k");
@@ -44,6 +38,7 @@ struct KeyScores::Impl {
     std::vector<float> scores;          // [b, h_kv][next]
     std::vector<QueryMoments> queries;  // [b, h_q]: those before fit, since the level before
     std::vector<ReceivedMass> mass;     // [b, h_kv]: of all queries before fit
+    std::vector<Fitted> fitted;         // [b, h_kv], while there is something left to score
   };
 
   explicit Impl(const ScoreOptions& o) : options(o) {
@@ -63,8 +58,9 @@ struct KeyScores::Impl {
   void reset();
   void learn(const ScoreInputs&, std::int64_t until, Executor&);
   void score(const ScoreInputs&, Level&, std::int64_t until, Executor&);
-  void score_head(const ScoreInputs&, const Level&, std::int64_t bh, std::int64_t begin,
-                  std::int64_t end, float* out, Executor&) const;
+  Fitted fit(const ScoreInputs&, const Level&, std::int64_t bh, std::int64_t keys, Executor&) const;
+  void apply(const ScoreInputs&, const Level&, std::int64_t bh, std::int64_t begin,
+             std::int64_t end, float* out, Executor&) const;
   void add_fingerprints(const Tensor& k);
   void refresh_views();
 
@@ -160,51 +156,56 @@ void KeyScores::Impl::learn(const ScoreInputs& in, std::int64_t until, Executor&
                                            v.causal ? stride : 1, executor);
 }
 
-// Brings a level up to `until` keys. The fit is made anew where it is needed again: that is cheap
-// beside keeping it for every level.
+// Brings a level up to `until` keys.
 void KeyScores::Impl::score(const ScoreInputs& in, Level& level, std::int64_t until,
                             Executor& executor) {
   if (level.scored >= until) return;
   level.scores.resize(static_cast<std::size_t>(heads() * level.next));
-  for (std::int64_t bh = 0; bh < heads(); ++bh)
-    score_head(in, level, bh, level.scored, until, level.scores.data() + bh * level.next, executor);
+  const bool fit_anew = level.fitted.empty();
+  for (std::int64_t bh = 0; bh < heads(); ++bh) {
+    if (fit_anew)
+      level.fitted.push_back(fit(in, level, bh, level.fit > 0 ? level.fit : until, executor));
+    apply(in, level, bh, level.scored, until, level.scores.data() + bh * level.next, executor);
+  }
   level.scored = until;
+  if (until == level.next) level.fitted.clear();
 }
 
-void KeyScores::Impl::score_head(const ScoreInputs& in, const Level& level, std::int64_t bh,
-                                 std::int64_t begin, std::int64_t end, float* out,
-                                 Executor& executor) const {
+// Null where nothing is learnt from keys.
+Fitted KeyScores::Impl::fit(const ScoreInputs& in, const Level& level, std::int64_t bh,
+                            std::int64_t keys, Executor& executor) const {
+  const std::int64_t b = bh / shape[1], h = bh % shape[1], group = shape[2] / shape[1];
+  const Score s = options.score;
+  if (s == Score::kReceived || s == Score::kOracle || s == Score::kRandom) return nullptr;
+  const HeadKeys rows(s == Score::kValueNorm ? in.v : in.k, b, h, 0, keys, executor);
+  if (s != Score::kExpected)
+    return fit_score(rows, options, static_cast<std::uint64_t>(bh), executor);
+  std::vector<QueryMoments> total(static_cast<std::size_t>(group));
+  for (std::int64_t g = 0; g < group; ++g)
+    for (const Level& past : levels)
+      if (past.fit <= level.fit && !past.queries.empty())
+        total[static_cast<std::size_t>(g)] +=
+            past.queries[static_cast<std::size_t>(b * shape[2] + h * group + g)];
+  return std::make_unique<ExpectedAttention>(rows, total, double{in.scale}, executor);
+}
+
+void KeyScores::Impl::apply(const ScoreInputs& in, const Level& level, std::int64_t bh,
+                            std::int64_t begin, std::int64_t end, float* out,
+                            Executor& executor) const {
   const std::int64_t b = bh / shape[1], h = bh % shape[1];
-  const std::int64_t fit = level.fit > 0 ? level.fit : end;
-  switch (options.score) {
-    case Score::kReceived:
-    case Score::kOracle:
-      level.mass[static_cast<std::size_t>(bh)].means(end, options.segment, out);
-      break;
-    case Score::kExpected: {
-      const std::int64_t group = shape[2] / shape[1];
-      std::vector<QueryMoments> total(static_cast<std::size_t>(group));
-      for (std::int64_t g = 0; g < group; ++g)
-        for (const Level& past : levels)
-          if (past.fit <= level.fit && !past.queries.empty())
-            total[static_cast<std::size_t>(g)] +=
-                past.queries[static_cast<std::size_t>(b * shape[2] + h * group + g)];
-      const ExpectedAttention model(HeadKeys(in.k, b, h, fit, fit, executor), total,
-                                    double{in.scale}, executor);
-      model.apply(HeadKeys(keys_from(in.k, begin), b, h, end - begin, end - begin, executor),
-                  out + begin, executor);
-      break;
-    }
-    case Score::kValueNorm: {
-      ScoreOptions norm = options;
-      norm.score = Score::kKeyNorm;
-      score_range(in.v, b, h, fit, begin, end, norm, out, executor);
-      break;
-    }
-    default: score_range(in.k, b, h, fit, begin, end, options, out, executor);
+  if (options.score == Score::kReceived || options.score == Score::kOracle) {
+    level.mass[static_cast<std::size_t>(bh)].means(end, options.segment, out);
+    begin = 0;  // all were written
+  } else {
+    // From an aligned key on, so that the cut does not show in the bits.
+    constexpr std::int64_t kAligned = ExpectedAttention::kAligned;
+    const Tensor& scored = options.score == Score::kValueNorm ? in.v : in.k;
+    const std::int64_t from = begin / kAligned * kAligned;
+    apply_score(level.fitted[static_cast<std::size_t>(bh)].get(), scored, b, h, from, end, options,
+                out, executor);
   }
   if (options.value_weighted && learns_from_queries(options.score)) {
-    const HeadKeys values(keys_from(in.v, begin), b, h, end - begin, end - begin, executor);
+    const HeadKeys values(in.v, b, h, begin, end, executor);
     for (std::int64_t j = begin; j < end; ++j) out[j] *= values.rows().row(j - begin).norm();
   }
 }

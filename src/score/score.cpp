@@ -1,140 +1,95 @@
-// Checks, the simple scores and the choice among them.
+// Checks, and the choice among the scorers.
 #include <cmath>
 #include <limits>
-#include <memory>
 
 #include "common/check.h"
-#include "common/views.h"
-#include "score/head_keys.h"
+#include "common/random.h"
+#include "score/scorer.h"
+#include "tile/tile.h"
 
 namespace prescore {
 
-HeadKeys::HeadKeys(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t n,
-                   std::int64_t fit, Executor& executor)
-    : rows_(round_up(n, kBlock), k.shape[3]), finite_(static_cast<std::size_t>(n)), fit_(fit) {
-  rows_.bottomRows(rows_.rows() - n).setZero();
-  executor.run(chunks(), [&](std::int64_t c, int) {
-    for (std::int64_t i = begin(c); i < end(c); ++i) {
-      const std::byte* from = row(k, b, h, i);
-      for (std::int64_t j = 0; j < d(); ++j) rows_(i, j) = load_element(from, k.dtype, j);
-      const bool finite = rows_.row(i).allFinite();
-      if (!finite) rows_.row(i).setZero();
-      finite_[static_cast<std::size_t>(i)] = finite;
-    }
-  });
-}
-
-void HeadKeys::centre(Executor& executor) {
-  // The sum of the keys, with their number at the end.
-  Eigen::RowVectorXd total = sum(Eigen::RowVectorXd(Eigen::RowVectorXd::Zero(d() + 1)), executor,
-                                 [&](std::int64_t begin, std::int64_t end, auto& part) {
-                                   for (std::int64_t i = begin; i < end; ++i) {
-                                     if (!finite(i)) continue;
-                                     part.head(d()) += rows_.row(i).template cast<double>();
-                                     part[d()] += 1;
-                                   }
-                                 });
-  if (total[d()] == 0) return;
-  total /= total[d()];
-  executor.run(chunks(), [&](std::int64_t c, int) {
-    for (std::int64_t i = begin(c); i < end(c); ++i) {
-      if (!finite(i)) continue;
-      rows_.row(i) = (rows_.row(i).cast<double>() - total.head(d())).cast<float>();
-    }
-  });
-}
-
-namespace {
-
-void score_norm(const HeadKeys& keys, float* out, Executor& executor) {
-  executor.run(keys.chunks(), [&](std::int64_t c, int) {
-    for (std::int64_t i = keys.begin(c); i < keys.end(c); ++i) {
-      out[i] = static_cast<float>(keys.rows().row(i).cast<double>().norm());
-    }
-  });
-}
-
-// Negative cosine between a key and the mean direction (KeyDiff, arXiv 2504.15364).
-void score_difference(const HeadKeys& keys, float* out, Executor& executor) {
-  const auto direction = [&](std::int64_t i) {
-    const Eigen::RowVectorXd x = keys.rows().row(i).cast<double>();
-    const double norm = x.norm();
-    return (norm > 0 ? Eigen::RowVectorXd(x / norm) : x).eval();
-  };
-  Eigen::RowVectorXd mean =
-      keys.sum(Eigen::RowVectorXd(Eigen::RowVectorXd::Zero(keys.d())), executor,
-               [&](std::int64_t begin, std::int64_t end, Eigen::RowVectorXd& part) {
-                 for (std::int64_t i = begin; i < end; ++i) part += direction(i);
-               });
-  const double length = mean.norm();
-  if (length > 0) mean /= length;
-  executor.run(keys.chunks(), [&](std::int64_t c, int) {
-    for (std::int64_t i = keys.begin(c); i < keys.end(c); ++i) {
-      out[i] = static_cast<float>(-direction(i).dot(mean));
-    }
-  });
-}
-
-}  // namespace
-
 void check_score_options(const ScoreOptions& o) {
+  const auto number = [](const char* what, double x, bool good, const char* want) {
+    if (!good) fail("score", what, std::to_string(x), want);
+  };
+  check(o.score <= Score::kOracle, "score", "score", static_cast<int>(o.score), "a known score");
   check(o.clusters >= 0 && o.clusters <= 65536, "score", "clusters", o.clusters, "0 to 65536");
   check(o.iterations >= 0 && o.iterations <= 10000, "score", "iterations", o.iterations,
         "0 to 10000");
-  if (!(o.ridge >= 0) || !std::isfinite(o.ridge))
-    fail("score", "ridge", std::to_string(o.ridge), "a finite number, at least 0");
   check(o.cluster_score <= ClusterScore::kNearness, "score", "cluster score",
         static_cast<int>(o.cluster_score), "a known cluster score");
-  check(o.score <= Score::kOracle, "score", "score", static_cast<int>(o.score), "a known score");
+  check(o.kernel <= KernelKMeans::kDistance, "score", "kernel k-means", static_cast<int>(o.kernel),
+        "a known variant");
+  check(o.features >= 0 && o.features <= tile::kMaxDim, "score", "features", o.features,
+        "0 to 512");
+  check(o.leverage <= Leverage::kSketched, "score", "leverage", static_cast<int>(o.leverage),
+        "a known kind");
+  check(o.sketch_rows >= 0 && o.sketch_rows <= (std::int64_t{1} << 30), "score", "sketch rows",
+        o.sketch_rows, "0 to 2^30");
+  check(o.degree >= 2 && o.degree <= 64 && o.degree % 2 == 0, "score", "degree", o.degree,
+        "an even number from 2 to 64");
+  number("ridge", o.ridge, o.ridge >= 0 && std::isfinite(o.ridge), "a finite number, at least 0");
+  number("sigma", o.sigma, o.sigma >= 0 && std::isfinite(o.sigma), "a finite number, at least 0");
   check(o.segment >= 1 && o.segment <= (std::int64_t{1} << 30), "score", "segment", o.segment,
         "1 to 2^30 keys");
   check(o.query_stride >= 1, "score", "query stride", o.query_stride, "at least 1");
-  if (!(o.growth == 0 || (o.growth >= 1 && o.growth <= 1e6)))
-    fail("score", "growth", std::to_string(o.growth), "0 or a factor from 1 to 10^6");
+  number("growth", o.growth, o.growth == 0 || (o.growth >= 1 && o.growth <= 1e6),
+         "0 or a factor from 1 to 10^6");
 }
 
-void score_range(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t fit,
-                 std::int64_t begin, std::int64_t end, const ScoreOptions& options, float* out,
+Fitted fit_score(const HeadKeys& keys, const ScoreOptions& o, std::uint64_t stream,
                  Executor& executor) {
-  const auto stream = static_cast<std::uint64_t>(b * k.shape[1] + h);
-  if (options.score == Score::kRandom) {
-    const std::uint64_t start = mix(mix(options.seed) + stream);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::uint64_t bits = mix(start + static_cast<std::uint64_t>(i));
-      out[i] = static_cast<float>(bits >> 40) * 0x1p-24f;
-    }
+  switch (o.score) {
+    case Score::kKeyNorm:
+    case Score::kValueNorm: return fit_norm(keys, o, executor);
+    case Score::kLeverage: return fit_leverage(keys, o, stream, executor);
+    case Score::kKMeans: return fit_kmeans(keys, o, stream, executor);
+    case Score::kKMedian: return fit_kmedian(keys, o, stream, executor);
+    case Score::kKernelKMeans: return fit_kernel_kmeans(keys, o, stream, executor);
+    case Score::kKeyDiff: return fit_difference(keys, o, executor);
+    case Score::kGaussianNorm: return fit_gaussian_norm(keys, o, executor);
+    case Score::kUniversal: return fit_universal(keys, o, executor);
+    case Score::kRandom:
+    case Score::kExpected:
+    case Score::kReceived:
+    case Score::kOracle: break;
+  }
+  fail("score", "score of keys alone", "one that needs queries", "another score or KeyScores");
+}
+
+void apply_score(const FittedScore* fitted, const Tensor& k, std::int64_t b, std::int64_t h,
+                 std::int64_t begin, std::int64_t end, const ScoreOptions& o, float* out,
+                 Executor& executor) {
+  if (begin >= end) return;
+  if (fitted == nullptr) {  // random, by the number of the key
+    const std::uint64_t start = mix(mix(o.seed) + static_cast<std::uint64_t>(b * k.shape[1] + h));
+    for (std::int64_t i = begin; i < end; ++i)
+      out[i] = static_cast<float>(mix(start + static_cast<std::uint64_t>(i)) >> 40) * 0x1p-24f;
     return;
   }
-  HeadKeys keys(k, b, h, end, fit, executor);
-  std::vector<float> scores(static_cast<std::size_t>(end));
-  const bool centres = options.score == Score::kKeyNorm || options.score == Score::kLeverage;
-  if (options.centred && centres) keys.centre(executor);
-  switch (options.score) {
-    case Score::kKeyNorm: score_norm(keys, scores.data(), executor); break;
-    case Score::kLeverage: score_leverage(keys, options, scores.data(), executor); break;
-    case Score::kKMeans: score_kmeans(keys, options, stream, scores.data(), executor); break;
-    case Score::kKeyDiff: score_difference(keys, scores.data(), executor); break;
-    default: fail("score", "score", "one of queries or values", "a score of keys alone");
-  }
-  // A key that is not finite is read first, so that it shows in the output as it would in dense
-  // attention. It took no part in the scores of the others.
-  for (std::int64_t i = begin; i < end; ++i) {
-    const float x = scores[static_cast<std::size_t>(i)];
-    out[i] = !keys.finite(i) || std::isnan(x) ? std::numeric_limits<float>::infinity() : x;
-  }
+  const HeadKeys keys(k, b, h, begin, end, executor);
+  fitted->apply(keys, out + begin, executor);
+  for (std::int64_t i = begin; i < end; ++i)
+    if (!keys.finite(i - begin) || std::isnan(out[i]))
+      out[i] = std::numeric_limits<float>::infinity();
 }
 
-void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& options, float* out,
+void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& o, float* out,
                 Executor& executor) {
   check_tensor(k, "score", "k");
   check(n >= 1 && n <= k.shape[2], "score", "keys to score", n, "1 to n_kv");
-  check(options.fit >= 0 && options.fit <= n, "score", "keys to fit", options.fit,
-        "0 to the number of keys scored");
+  check(o.fit >= 0 && o.fit <= n, "score", "keys to fit", o.fit, "0 to the number of keys scored");
   check(out != nullptr, "score", "output pointer", 0, "not null");
-  check_score_options(options);
-  for (std::int64_t head = 0; head < k.shape[0] * k.shape[1]; ++head)
-    score_range(k, head / k.shape[1], head % k.shape[1], options.fit > 0 ? options.fit : n, 0, n,
-                options, out + head * n, executor);
+  check_score_options(o);
+  for (std::int64_t head = 0; head < k.shape[0] * k.shape[1]; ++head) {
+    const std::int64_t b = head / k.shape[1], h = head % k.shape[1];
+    Fitted fitted;
+    if (o.score != Score::kRandom)
+      fitted = fit_score(HeadKeys(k, b, h, 0, o.fit > 0 ? o.fit : n, executor), o,
+                         static_cast<std::uint64_t>(head), executor);
+    apply_score(fitted.get(), k, b, h, 0, n, o, out + head * n, executor);
+  }
 }
 
 }  // namespace prescore

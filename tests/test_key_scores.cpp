@@ -1,0 +1,231 @@
+// Scores that grow with a cache: against the oracle, whole against in pieces, blind to the future.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "support/cases.h"
+
+namespace prescore::test {
+namespace {
+
+constexpr Score kGrowing[] = {Score::kKeyNorm,  Score::kLeverage, Score::kKMeans,
+                              Score::kKeyDiff,  Score::kRandom,   Score::kValueNorm,
+                              Score::kExpected, Score::kReceived};
+
+Tensor rows_of(Tensor x, std::int64_t begin, std::int64_t end) {
+  x.data = static_cast<const std::byte*>(x.data) + begin * x.stride[2] * size_of(x.dtype);
+  x.shape[2] = end - begin;
+  return x;
+}
+
+/// Keys and queries [begin, end) of a prompt.
+ScoreInputs piece(const Data& data, std::int64_t begin, std::int64_t end) {
+  ScoreInputs in{rows_of(data.q.view(), begin, end),
+                 rows_of(data.k.view(), 0, end),
+                 rows_of(data.v.view(), 0, end),
+                 {},
+                 data.scale()};
+  in.visibility.n_q = end - begin, in.visibility.n_kv = end;
+  return in;
+}
+
+Case prompt(std::int64_t n, DType type = DType::kF16) {
+  return {.b = 2,
+          .h_q = 4,
+          .h_kv = 2,
+          .n_q = n,
+          .n_kv = n,
+          .d = 8,
+          .d_v = 8,
+          .q_type = type,
+          .kv_type = type,
+          .o_type = type};
+}
+
+ScoreOptions small(Score score) {
+  ScoreOptions o;
+  o.score = score, o.segment = 64, o.query_stride = 3, o.iterations = 3, o.clusters = 4;
+  return o;
+}
+
+void expect_equal(const KeyScores& a, const KeyScores& b, std::int64_t until, const char* what) {
+  const auto x = a.levels(), y = b.levels();
+  for (std::size_t l = 0; l < std::min(x.size(), y.size()); ++l) {
+    if (x[l].fit > until) break;
+    ASSERT_EQ(x[l].fit, y[l].fit) << what;
+    for (std::int64_t bh = 0; bh < 4; ++bh)
+      for (std::int64_t j = 0; j < std::min(until, x[l].stride); ++j)
+        ASSERT_EQ(x[l].scores[bh * x[l].stride + j], y[l].scores[bh * y[l].stride + j])
+            << what << ", level " << l << ", head " << bh << ", key " << j;
+  }
+}
+
+TEST(KeyScores, LevelsHaveTheScoresOfTheirPrefix) {
+  const Data data(prompt(400));
+  const auto serial = make_serial_executor();
+  for (const Score score : {Score::kKeyNorm, Score::kLeverage, Score::kKMeans, Score::kKeyDiff}) {
+    ScoreOptions o = small(score);
+    KeyScores scores(o);
+    scores.extend(piece(data, 0, 400), *serial);
+    ASSERT_EQ(scores.levels().size(), 3u);  // 64, 128, 256
+    std::int64_t fit = 64;
+    for (const ScoreLevel& level : scores.levels()) {
+      EXPECT_EQ(level.fit, fit);
+      const std::int64_t scored = std::min<std::int64_t>(400, 2 * fit);
+      std::vector<float> want(static_cast<std::size_t>(4 * scored));
+      o.fit = fit;
+      score_keys(data.k.view(), scored, o, want.data(), *serial);
+      for (std::int64_t i = 0; i < 4 * scored; ++i)
+        ASSERT_EQ(level.scores[i / scored * level.stride + i % scored],
+                  want[static_cast<std::size_t>(i)]);
+      fit *= 2;
+    }
+  }
+}
+
+TEST(KeyScores, PiecesGiveTheScoresOfTheWhole) {
+  const Data data(prompt(500));
+  const auto serial = make_serial_executor();
+  for (const Score score : kGrowing) {
+    KeyScores whole(small(score));
+    whole.extend(piece(data, 0, 500), *serial);
+    EXPECT_GT(whole.bytes(), 0);
+    for (const std::int64_t step : {1, 37, 64, 250}) {
+      KeyScores grown(small(score));
+      for (std::int64_t n = 0; n < 500; n += step)
+        grown.extend(piece(data, n, std::min<std::int64_t>(500, n + step)), *serial);
+      ASSERT_EQ(grown.levels().size(), whole.levels().size());
+      EXPECT_EQ(grown.size(), 500);
+      expect_equal(whole, grown, 500, std::to_string(static_cast<int>(score)).c_str());
+    }
+    KeyScores threaded(small(score));
+    threaded.extend(piece(data, 0, 500), *make_executor(3));
+    expect_equal(whole, threaded, 500, "threads");
+  }
+}
+
+TEST(KeyScores, KnowNothingBehindTheirFit) {
+  const Data data(prompt(500));
+  Data other(prompt(500));
+  std::mt19937_64 later(2);
+  other.q.fill_normal_rows(later, 300, 500, 3);
+  other.k.fill_normal_rows(later, 300, 500, 3);
+  other.v.fill_normal_rows(later, 300, 500, 3);
+  const auto serial = make_serial_executor();
+  for (const Score score : kGrowing) {
+    KeyScores a(small(score)), b(small(score));
+    a.extend(piece(data, 0, 500), *serial);
+    b.extend(piece(other, 0, 500), *serial);
+    expect_equal(a, b, 300, std::to_string(static_cast<int>(score)).c_str());
+  }
+}
+
+TEST(KeyScores, TruncateForgets) {
+  const Data data(prompt(500));
+  Data other(prompt(500));
+  std::mt19937_64 later(2);
+  other.q.fill_normal_rows(later, 300, 500, 3);
+  other.k.fill_normal_rows(later, 300, 500, 3);
+  other.v.fill_normal_rows(later, 300, 500, 3);
+  const auto serial = make_serial_executor();
+  for (const Score score : kGrowing) {
+    KeyScores a(small(score)), b(small(score));
+    a.extend(piece(data, 0, 500), *serial);
+    b.extend(piece(other, 0, 500), *serial);
+    a.truncate(300), b.truncate(300);
+    EXPECT_EQ(a.size(), 300);
+    a.extend(piece(data, 300, 450), *serial);
+    b.extend(piece(data, 300, 450), *serial);
+    expect_equal(a, b, 450, std::to_string(static_cast<int>(score)).c_str());
+    a.truncate(0);
+    EXPECT_EQ(a.size(), 0);
+    EXPECT_TRUE(a.levels().empty());
+    a.extend(piece(data, 0, 64), *serial);
+    EXPECT_EQ(a.levels().size(), 1u);
+  }
+}
+
+TEST(KeyScores, ValidateFindsRewrittenKeys) {
+  Data data(prompt(500));
+  const auto serial = make_serial_executor();
+  KeyScores scores(small(Score::kLeverage));
+  scores.extend(piece(data, 0, 500), *serial);
+  EXPECT_EQ(scores.validate(data.k.view()), 500);
+  data.k.set(1, 1, 200, 3, 9);
+  EXPECT_EQ(scores.validate(data.k.view()), 192);
+  scores.extend(piece(data, 192, 500), *serial);
+  KeyScores fresh(small(Score::kLeverage));
+  fresh.extend(piece(data, 0, 500), *serial);
+  expect_equal(scores, fresh, 500, "after validate");
+}
+
+TEST(KeyScores, ExpectedAttentionAgreesWithTheOracle) {
+  for (const bool causal : {true, false}) {
+    const Data data(prompt(320, DType::kF32));
+    ScoreOptions o = small(Score::kExpected);
+    o.query_stride = 2;
+    KeyScores scores(o);
+    ScoreInputs in = piece(data, 0, 320);
+    in.visibility.causal = causal;
+    scores.extend(in, *make_serial_executor());
+    const ScoreLevel& level = scores.levels().back();
+    const std::int64_t fit = causal ? level.fit : 320;
+    const reference::Array q = reference::load(data.q.view()), k = reference::load(data.k.view());
+    for (std::int64_t bh = 0; bh < 4; ++bh) {
+      std::vector<std::vector<double>> queries(2);
+      for (std::int64_t g = 0; g < 2; ++g)
+        for (std::int64_t i = 0; i < fit; i += 2)
+          queries[static_cast<std::size_t>(g)].insert(queries[static_cast<std::size_t>(g)].end(),
+                                                      q.row(bh / 2, bh % 2 * 2 + g, i),
+                                                      q.row(bh / 2, bh % 2 * 2 + g, i) + 8);
+      const std::vector<double> keys(k.row(bh / 2, bh % 2, 0), k.row(bh / 2, bh % 2, 0) + 320 * 8);
+      const auto want = reference::expected_attention(keys, 8, queries, double{in.scale}, fit);
+      for (std::int64_t j = 0; j < 320; ++j)
+        ASSERT_NEAR(level.scores[bh * level.stride + j], want[static_cast<std::size_t>(j)],
+                    1e-4 * want[static_cast<std::size_t>(j)]);
+    }
+  }
+}
+
+TEST(KeyScores, ReceivedAttentionAgreesWithTheOracle) {
+  for (const Score score : {Score::kReceived, Score::kOracle}) {
+    const Data data(prompt(320, DType::kF32));
+    KeyScores scores(small(score));
+    scores.extend(piece(data, 0, 320), *make_serial_executor());
+    const ScoreLevel& level = scores.levels().back();
+    const bool oracle = score == Score::kOracle;
+    const std::int64_t until = oracle ? 320 : level.fit;
+    for (std::int64_t bh = 0; bh < 4; ++bh) {
+      const auto want =
+          reference::received_attention(data.problem(), bh / 2, bh % 2, until, oracle ? 1 : 3);
+      for (std::int64_t j = 0; j < until; ++j) {
+        const double x = want[static_cast<std::size_t>(j)];
+        if (x > 0) {
+          ASSERT_NEAR(level.scores[bh * level.stride + j], x, 1e-4 * x + 1e-7);
+        }
+      }
+    }
+  }
+}
+
+TEST(KeyScores, BadInputIsAnError) {
+  const Data data(prompt(100));
+  const auto serial = make_serial_executor();
+  EXPECT_THROW(KeyScores({.segment = 0}), Error);
+  EXPECT_THROW(KeyScores({.growth = 0.5}), Error);
+  EXPECT_THROW(KeyScores({.growth = std::nan("")}), Error);
+  EXPECT_THROW(KeyScores({.query_stride = 0}), Error);
+  KeyScores scores;
+  scores.extend(piece(data, 0, 100), *serial);
+  EXPECT_THROW(scores.extend(piece(data, 0, 50), *serial), Error);
+  ScoreInputs in = piece(data, 0, 100);
+  in.k.shape[1] = 1, in.v.shape[1] = 1;
+  EXPECT_THROW(scores.extend(in, *serial), Error);
+  in = piece(data, 0, 100);
+  in.v.shape[2] = 99;
+  EXPECT_THROW(scores.extend(in, *serial), Error);
+}
+
+}  // namespace
+}  // namespace prescore::test
