@@ -205,7 +205,7 @@ TEST(CApi, EveryMistakeIsAStatusWithASentence) {
   expect_invalid("method", [](CCall& c) { c.options.method = 99; });
   expect_invalid("routing", [](CCall& c) { c.options.routing = -1; });
   expect_invalid("stand-ins", [](CCall& c) { c.options.standins = 3; });
-  expect_invalid("score", [](CCall& c) { c.options.score = 5; });
+  expect_invalid("score", [](CCall& c) { c.options.score = 13; });
   expect_invalid("compute", [](CCall& c) { c.options.compute = 3; });
   expect_invalid("causal", [](CCall& c) { c.options.causal = 2; });
   expect_invalid("threads", [](CCall& c) { c.options.threads = -1; });

@@ -33,6 +33,12 @@ bool same(const IndexOptions& a, const IndexOptions& b) {
          a.iterations == b.iterations && a.sinks == b.sinks && a.packed == b.packed;
 }
 
+/// The tensor that owns the data.
+const ggml_tensor* root_of(const ggml_tensor* t) {
+  while (t->view_src != nullptr) t = t->view_src;
+  return t;
+}
+
 /// The sinks of plan and index must agree: the index leaves them out.
 Options with_equal_sinks(Options o) {
   o.index.sinks = o.plan.sinks;
@@ -151,7 +157,12 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   const bool few = n_q < kMinTileQueries && options.plan.routing == Routing::kTile;
   if (plain_dense || few || !sight.prefix) options.plan.method = Method::kDense;
 
+  const ggml_tensor* root = root_of(k);
+  if (!layers_read_.contains(layer_of_cache(root->name))) options.plan.method = Method::kDense;
+
   const Tensor keys = key_view(k, s, n);
+  if (on_inputs_ && !few && sight.prefix)
+    on_inputs_(root->name, query_view(q, s), keys, key_view(v, s, n), visibility, params.scale);
   const bool automatic = options.plan.method == Method::kAuto;
   const Kept kept = kept_of(k, s, keys, v->ne[0], options.plan.method);
   const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, kept,
@@ -181,8 +192,7 @@ Kept OpRunner::kept_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys,
                        Method method) {
   const bool indexed = method == Method::kAuto || method == Method::kRouted;
   const bool scored = method == Method::kTopK || method == Method::kPrescoredHyper;
-  const ggml_tensor* root = k;
-  while (root->view_src != nullptr) root = root->view_src;
+  const ggml_tensor* root = root_of(k);
   // Only a leaf of the graph (a cache) outlives the evaluation; anything else is scratch memory.
   if (root->op != GGML_OP_NONE || !(indexed || scored)) return {};
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/flash_node.h"
+#include "common/layer_set.h"
 #include "common/mask_sight.h"
 #include "prescore/attention.h"
 #include "prescore/executor.h"
@@ -50,6 +51,15 @@ class OpRunner {
   const Options& options() const { return options_; }
   /// Not while an evaluation runs. Indexes are kept only where the index options stay the same.
   void set_options(const Options& options);
+
+  /// Layers outside the set are read densely, layers by their cache's name ("cache_k_l7").
+  void set_layers(const LayerSet& layers) { layers_read_ = layers; }
+  /// Called with the inputs of each operation that is not densely read for its few queries, before
+  /// it is computed: name of its cache, batch entry, queries, keys, values, what they see. May be
+  /// empty.
+  using OnInputs = std::function<void(const std::string& cache, const Tensor& q, const Tensor& k,
+                                      const Tensor& v, const Visibility&, float scale)>;
+  void on_inputs(OnInputs f) { on_inputs_ = std::move(f); }
 
   /// To be called before the operations of each graph evaluation: masks are read anew.
   void begin_evaluation();
@@ -99,6 +109,8 @@ class OpRunner {
   std::mutex teams_mutex_;
   std::vector<std::unique_ptr<TeamExecutor>> teams_;  // by width
   std::function<void()> on_operation_;
+  OnInputs on_inputs_;
+  LayerSet layers_read_;
 };
 
 }  // namespace prescore::host

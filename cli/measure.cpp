@@ -1,0 +1,126 @@
+#include "measure.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/names.h"
+#include "errors.h"
+
+namespace prescore::cli {
+namespace {
+
+using Mode = host::LlamaHost::Mode;
+
+constexpr std::int64_t kMostBatch = 8192;  // tokens of a prompt that are read at once
+constexpr std::int64_t kPiece = 512;       // tokens that are scored at once: their logits are kept
+
+}  // namespace
+
+std::int64_t Protocol::batch() const { return std::min(ctx, kMostBatch); }
+std::int64_t Protocol::outputs(std::int64_t tile) const { return std::min(ctx, kPiece + tile); }
+
+Measurement::Measurement(const Protocol& protocol, Setting setting, const Model& model,
+                         Session& session, const std::vector<llama_token>& tokens)
+    : protocol_(protocol), setting_(std::move(setting)), model_(model), session_(session),
+      tokens_(tokens) {
+  row_.method = setting_.method;
+  if (!row_.ours()) row_.took = "llama.cpp";
+}
+
+// Where scoring begins: at a tile's first query.
+std::int64_t Measurement::split() const {
+  const std::int64_t at = protocol_.score == "tail" ? protocol_.ctx * 3 / 4 : protocol_.ctx / 2;
+  const std::int64_t tile = setting_.options.plan.tile;
+  return std::max(at / tile * tile, std::int64_t{1});
+}
+
+OnProgress Measurement::show(Progress& progress, std::int64_t chunk) const {
+  return [&progress, chunk, this](double part) {
+    progress.at(static_cast<double>(chunk) + part, static_cast<double>(protocol_.chunks));
+  };
+}
+
+Row Measurement::run() {
+  host::LlamaHost& host = session_.host();
+  warm_up();
+  for (std::int64_t c = 0; c < protocol_.chunks; ++c) {
+    std::vector<llama_token> chunk(tokens_.begin() + c * protocol_.ctx,
+                                   tokens_.begin() + (c + 1) * protocol_.ctx);
+    // As llama.cpp's own tool: every chunk begins like a text.
+    if (llama_vocab_get_add_bos(model_.vocab())) chunk[0] = llama_vocab_bos(model_.vocab());
+    host.runner().set_options(setting_.options);
+    read(chunk, c);
+    score(chunk, c);
+  }
+  const double n = static_cast<double>(protocol_.chunks);
+  row_.prefill_s /= n, row_.attention_s /= n, row_.index_s /= n, row_.plan_s /= n;
+  row_.tokens_per_s = static_cast<double>(protocol_.ctx) / row_.prefill_s;
+  row_.ppl = losses_.perplexity();
+  row_.ppl_error = losses_.error();
+  return row_;
+}
+
+void Measurement::warm_up() {
+  session_.host().set_mode(row_.ours() ? Mode::kPrescore : Mode::kObserve);
+  session_.host().runner().set_options(setting_.options);
+  session_.host().runner().set_layers(setting_.layers);
+  session_.clear();
+  if (protocol_.warmup > 0) session_.read(tokens_, 0, std::min(protocol_.warmup, protocol_.ctx));
+}
+
+void Measurement::read(std::span<const llama_token> chunk, std::int64_t number) {
+  host::LlamaHost& host = session_.host();
+  session_.clear();
+  host.reset_stats();
+  Progress progress(fmt::format("{}: reading {} tokens", row_.method, protocol_.ctx));
+  row_.prefill_s += session_.read(chunk, 0, protocol_.ctx, show(progress, number));
+  if (!row_.ours()) {
+    row_.attention_s += host.stock_stats().seconds;
+    // It reads every key: a prompt's queries see 1, 2, ... of them.
+    row_.prefill.queries += protocol_.ctx;
+    row_.prefill.keys = row_.prefill.visible += protocol_.ctx * (protocol_.ctx + 1) / 2;
+    return;
+  }
+  const host::Stats& s = host.stats();
+  if (s.taken == 0)
+    throw Failed(fmt::format("{}: no attention operation of this model was taken over ({})",
+                             row_.method, s.left.empty() ? "it has none" : s.left.begin()->first));
+  row_.attention_s += s.seconds;
+  row_.index_s += s.counters.index_s;
+  row_.plan_s += s.counters.plan_s / protocol_.threads;
+  row_.prefill += s.counters;
+  row_.taken += s.taken, row_.masked += s.masked;
+  for (const auto& [reason, count] : s.left) row_.left[reason] += count;
+  row_.index_bytes = host.runner().index_bytes();
+  row_.isa = s.isa, row_.why = s.why;
+  const Method asked = setting_.options.plan.method;
+  const auto most = std::max_element(s.methods.begin(), s.methods.end(),
+                                     [](auto& a, auto& b) { return a.second < b.second; });
+  row_.took = asked == Method::kAuto ? most->first : std::string(host::name_of(asked));
+}
+
+void Measurement::score(std::span<const llama_token> chunk, std::int64_t number) {
+  host::LlamaHost& host = session_.host();
+  const std::int64_t from = split();
+  Options options = setting_.options;
+  if (row_.ours()) {
+    // What is scored is what was timed: a short batch must not make `auto` choose anew.
+    options.plan.method = host::parse_method("method", row_.took);
+    if (protocol_.score == "tail") options.plan.routing = Routing::kStrict;
+  } else {
+    host.set_mode(Mode::kOff);
+  }
+  host.runner().set_options(options);
+  host.reset_stats();
+  session_.truncate(from);
+  const std::int64_t piece =
+      (kPiece + options.plan.tile - 1) / options.plan.tile * options.plan.tile;
+  Progress progress(fmt::format("{}: scoring {} tokens", row_.method, protocol_.ctx - from));
+  const Losses l = session_.score(chunk, from, protocol_.ctx, piece, show(progress, number));
+  losses_.sum += l.sum, losses_.squares += l.squares, losses_.count += l.count;
+  row_.scored += host.stats().counters;
+  if (!row_.ours()) host.set_mode(Mode::kObserve);
+}
+
+}  // namespace prescore::cli

@@ -1,0 +1,59 @@
+// Perplexity and prefill time of one method on one text.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/layer_set.h"
+#include "progress.h"
+#include "report.h"
+#include "session.h"
+
+namespace prescore::cli {
+
+/// What is read how. tail: the prefix as a prompt, the last quarter scored with strict choices;
+/// half: the second half scored, choosing by tile, which flatters.
+struct Protocol {
+  std::string score = "tail";
+  std::int64_t ctx = 8192, chunks = 1, warmup = 256;
+  int threads = 1;
+
+  /// Batches that a session needs: tokens read at once, and tokens whose logits are kept.
+  std::int64_t batch() const;
+  std::int64_t outputs(std::int64_t tile) const;
+};
+
+struct Setting {
+  std::string method;  ///< "stock" or a method's name
+  Options options;     ///< the method in options.plan too, unless stock
+  host::LayerSet layers;
+};
+
+class Measurement {
+ public:
+  Measurement(const Protocol& protocol, Setting setting, const Model& model, Session& session,
+              const std::vector<llama_token>& tokens);
+
+  /// Reads and scores every chunk. Throws Failed.
+  Row run();
+  std::int64_t scored() const { return losses_.count; }
+
+ private:
+  void warm_up();
+  void read(std::span<const llama_token> chunk, std::int64_t number);
+  void score(std::span<const llama_token> chunk, std::int64_t number);
+  std::int64_t split() const;
+  OnProgress show(Progress& progress, std::int64_t chunk) const;
+
+  const Protocol& protocol_;
+  Setting setting_;
+  const Model& model_;
+  Session& session_;
+  const std::vector<llama_token>& tokens_;
+  Row row_;
+  Losses losses_;
+};
+
+}  // namespace prescore::cli
