@@ -11,5 +11,6 @@ namespace prescore::cli {
 void add_ppl(CLI::App& app);
 void add_run(CLI::App& app);
 void add_info(CLI::App& app);
+void add_experiments(CLI::App& app);
 
 }  // namespace prescore::cli

@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   cli::add_ppl(app);
   cli::add_run(app);
   cli::add_info(app);
+  cli::add_experiments(app);
   try {
     app.parse(argc, argv);  // runs the subcommand
     return 0;

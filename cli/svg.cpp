@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "svg_parts.h"
+
 namespace prescore::cli {
 namespace {
 
@@ -11,34 +13,6 @@ namespace {
 constexpr double kLeft = 90, kTop = 88, kLine = 34, kBar = 18;
 constexpr double kTimeWidth = 360, kGap = 90, kPplWidth = 240, kRight = 70;
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else
-      out += c;
-  }
-  return out;
-}
-
-std::string text(double x, double y, const std::string& words, const char* style = "") {
-  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\"{}>{}</text>\n", x, y, style, escaped(words));
-}
-
-std::string rect(double x, double y, double width, double height, const char* fill) {
-  return fmt::format(
-      "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"2\" fill=\"{}\"/>\n",
-      x, y, std::max(0.0, width), height, fill);
-}
-
-constexpr char kEnd[] = " text-anchor=\"end\"";
-constexpr char kHead[] = " font-weight=\"600\"";
-constexpr char kSmall[] = " font-size=\"11\" fill=\"#667\"";
 constexpr char kAttention[] = "#3566a8", kRest[] = "#b9c9de", kDot[] = "#b4502d";
 
 }  // namespace
@@ -57,22 +31,17 @@ std::string to_svg(const Report& r) {
   const double bottom = kTop + kLine * static_cast<double>(r.rows.size());
   const auto at = [&](double ppl) { return ppl_x + kPplWidth * ((ppl - middle) / span + 0.5); };
 
-  std::string out = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
-      "viewBox=\"0 0 {0:.0f} {1:.0f}\" font-family=\"sans-serif\" font-size=\"13\" "
-      "fill=\"#223\">\n",
-      width, bottom + 40);
-  out += rect(0, 0, width, bottom + 40, "#ffffff");
-  out += text(16, 26, fmt::format("{}: reading {} tokens", r.model, r.ctx),
-              " font-size=\"15\" font-weight=\"600\"");
-  out += text(16, 44, fmt::format("{} threads, {}", r.threads, r.machine), kSmall);
-  out += text(kLeft, kTop - 14, "seconds", kHead);
-  out += rect(kLeft + 70, kTop - 24, 10, 10, kAttention) +
-         text(kLeft + 84, kTop - 15, "attention", kSmall);
-  out += rect(kLeft + 144, kTop - 24, 10, 10, kRest) +
-         text(kLeft + 158, kTop - 15, "the rest", kSmall);
-  out += text(ppl_x, kTop - 14,
-              r.score == "tail" ? "perplexity, last quarter" : "perplexity, second half", kHead);
+  std::string out = svg_begin(width, bottom + 40);
+  out += svg_text(16, 26, fmt::format("{}: reading {} tokens", r.model, r.ctx), kSvgTitle);
+  out += svg_text(16, 44, fmt::format("{} threads, {}", r.threads, r.machine), kSvgSmall);
+  out += svg_text(kLeft, kTop - 14, "seconds", kSvgHead);
+  out += svg_rect(kLeft + 70, kTop - 24, 10, 10, kAttention) +
+         svg_text(kLeft + 84, kTop - 15, "attention", kSvgSmall);
+  out += svg_rect(kLeft + 144, kTop - 24, 10, 10, kRest) +
+         svg_text(kLeft + 158, kTop - 15, "the rest", kSvgSmall);
+  out += svg_text(ppl_x, kTop - 14,
+                  r.score == "tail" ? "perplexity, last quarter" : "perplexity, second half",
+                  kSvgHead);
   out += fmt::format(
       "<path d=\"M{0:.1f} {1:.1f}V{2:.1f}M{3:.1f} {1:.1f}V{2:.1f}\" stroke=\"#ccd\" "
       "fill=\"none\"/>\n",
@@ -81,19 +50,20 @@ std::string to_svg(const Report& r) {
   double y = kTop;
   for (const Row& row : r.rows) {
     const double scale = slowest > 0 ? kTimeWidth / slowest : 0, base = y + kBar - 4;
-    out += text(kLeft - 10, base, row.method, kEnd);
-    out += rect(kLeft, y, row.prefill_s * scale, kBar, kRest);
-    out += rect(kLeft, y, std::min(row.attention_s, row.prefill_s) * scale, kBar, kAttention);
-    out += text(kLeft + row.prefill_s * scale + 6, base, fmt::format("{:.1f}", row.prefill_s));
+    out += svg_text(kLeft - 10, base, row.method, kSvgEnd);
+    out += svg_rect(kLeft, y, row.prefill_s * scale, kBar, kRest);
+    out += svg_rect(kLeft, y, std::min(row.attention_s, row.prefill_s) * scale, kBar, kAttention);
+    out += svg_text(kLeft + row.prefill_s * scale + 6, base, fmt::format("{:.1f}", row.prefill_s));
     out += fmt::format("<path d=\"M{:.1f} {:.1f}H{:.1f}\" stroke=\"#eef\"/>\n", ppl_x, y + kBar / 2,
                        ppl_x + kPplWidth);
     out += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"5\" fill=\"{}\"/>\n", at(row.ppl),
                        y + kBar / 2, kDot);
-    out += text(ppl_x + kPplWidth + 10, base, fmt::format("{:.3f}", row.ppl));
+    out += svg_text(ppl_x + kPplWidth + 10, base, fmt::format("{:.3f}", row.ppl));
     y += kLine;
   }
-  out += text(16, bottom + 24,
-              "Lower is better in both. The axis of perplexity does not begin at 0.", kSmall);
+  out +=
+      svg_text(16, bottom + 24,
+               "Lower is better in both. The axis of perplexity does not begin at 0.", kSvgSmall);
   return out + "</svg>\n";
 }
 

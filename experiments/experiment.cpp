@@ -1,0 +1,100 @@
+#include "experiment.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+
+#include "commands.h"
+#include "common/names.h"
+#include "errors.h"
+#include "files.h"
+
+namespace prescore::experiments {
+
+void Flags::add_to(CLI::App& app) {
+  app.add_flag("--quick", quick, "A small version, in seconds instead of minutes or hours");
+  app.add_flag("--fresh", fresh, "Begin anew where rows of an earlier run exist");
+  app.add_option("--out", out, "Folder for NAME.json, NAME.md, NAME.svg and the rows so far")
+      ->capture_default_str();
+  app.add_option("--threads,-t", threads, "Threads (default: all)");
+}
+
+int Flags::thread_count() const {
+  if (threads) host::check_count("threads", *threads, 1, host::kMostThreads);
+  return threads ? static_cast<int>(*threads) : cli::machine_threads();
+}
+
+Options options_of(const Candidate& candidate, std::int64_t budget) {
+  CLI::App app;
+  cli::MethodFlags flags;
+  std::string method;
+  app.add_option("method", method)->required();
+  flags.add_to(app);
+  try {
+    app.parse(candidate.flags);
+  } catch (const CLI::ParseError& e) {
+    throw cli::BadInput(fmt::format("method \"{}\": {}", candidate.flags, e.what()));
+  }
+  if (app.count("--budget") == 0) flags.budget = budget;
+  Options o = flags.options();
+  o.plan.method = host::parse_method("method", method);
+  return o;
+}
+
+double keys_per_query(const Counters& c) {
+  return c.queries > 0 ? static_cast<double>(c.keys) / static_cast<double>(c.queries) : 0;
+}
+double standins_per_query(const Counters& c) {
+  return c.queries > 0 ? static_cast<double>(c.standins) / static_cast<double>(c.queries) : 0;
+}
+
+std::string markdown(const std::vector<std::string>& header,
+                     const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> width;
+  for (const std::string& cell : header) width.push_back(std::max<std::size_t>(3, cell.size()));
+  for (const auto& row : rows)
+    for (std::size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
+  std::string out;
+  const auto line = [&](const std::vector<std::string>& cells) {
+    for (std::size_t c = 0; c < width.size(); ++c)
+      out += c == 0 ? fmt::format("| {:<{}} |", cells[c], width[c])
+                    : fmt::format(" {:>{}} |", cells[c], width[c]);
+    out += '\n';
+  };
+  line(header);
+  for (std::size_t c = 0; c < width.size(); ++c)
+    out +=
+        c == 0 ? "|" + std::string(width[c] + 2, '-') + "|" : std::string(width[c] + 1, '-') + ":|";
+  out += '\n';
+  for (const auto& row : rows) line(row);
+  return out;
+}
+
+void publish(const Journal& journal, const std::string& table, const std::string& svg) {
+  const std::string base = journal.folder() + "/" + journal.name();
+  nlohmann::json document = journal.document();
+  cli::write_file(base + ".json", document.dump(1) + "\n");
+  cli::write_file(base + ".md", table);
+  cli::write_file(base + ".svg", svg);
+  fmt::print("{}", table);
+}
+
+nlohmann::json common_settings(const Flags& flags) {
+  return {{"machine", cli::machine_name()},
+          {"threads", flags.thread_count()},
+          {"version", std::string(version())},
+          {"quick", flags.quick}};
+}
+
+}  // namespace prescore::experiments
+
+namespace prescore::cli {
+
+void add_experiments(CLI::App& app) {
+  CLI::App* sub = app.add_subcommand("experiment", "The experiments of docs/experiments");
+  sub->require_subcommand(1);
+  experiments::add_lm(*sub);
+}
+
+}  // namespace prescore::cli

@@ -1,0 +1,67 @@
+#include "journal.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "errors.h"
+#include "files.h"
+
+namespace prescore::experiments {
+
+using nlohmann::json;
+
+Journal::Journal(const std::string& folder, const std::string& name, json settings, bool fresh)
+    : folder_(folder), name_(name), path_(folder + "/" + name + ".jsonl"),
+      settings_(std::move(settings)) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw cli::BadInput(fmt::format("cannot create {}: {}", folder, error.message()));
+  std::string whole = settings_.dump() + "\n";
+  if (!fresh && std::filesystem::exists(path_)) {
+    std::ifstream in(path_);
+    std::string line;
+    for (bool first = true; std::getline(in, line) && !in.eof(); first = false) {
+      const json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);
+      if (parsed.is_discarded()) break;
+      if (first && parsed != settings_)
+        throw cli::BadInput(
+            fmt::format("{} holds rows of other settings, want the same, another --out, or --fresh "
+                        "to begin anew",
+                        path_));
+      if (first) continue;
+      known_.push_back(parsed);
+      whole += line + "\n";
+    }
+  }
+  cli::write_file(path_, whole);
+}
+
+const json& Journal::row(const json& key, const std::function<json()>& compute) {
+  for (const json& row : known_)
+    if (row.at("key") == key) return asked_.emplace_back(row);
+  const auto start = std::chrono::steady_clock::now();
+  const json row = {{"key", key}, {"row", compute()}};
+  const std::string line = row.dump() + "\n";
+  std::ofstream out(path_, std::ios::app);
+  out << line << std::flush;
+  if (!out) throw cli::Failed(fmt::format("cannot write {}", path_));
+  known_.push_back(row);
+  asked_.push_back(row);
+  fmt::print(stderr, "{}: {} of {} rows, the last in {:.1f} s: {}\n", name_, asked_.size(),
+             std::max(expected_, asked_.size()),
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+             key.dump());
+  return asked_.back();
+}
+
+json Journal::document() const {
+  json rows = json::array();
+  for (const json& r : asked_) rows.push_back(r);
+  return {{"name", name_}, {"settings", settings_}, {"rows", rows}};
+}
+
+}  // namespace prescore::experiments
