@@ -94,7 +94,9 @@ namespace prescore::cli {
 void add_experiments(CLI::App& app) {
   CLI::App* sub = app.add_subcommand("experiment", "The experiments of docs/experiments");
   sub->require_subcommand(1);
+  experiments::add_planted(*sub);
   experiments::add_lm(*sub);
+  experiments::add_layer(*sub);
 }
 
 }  // namespace prescore::cli

@@ -78,6 +78,8 @@ Candidate sized(Candidate c, std::int64_t budget, std::int64_t ctx) {
     return true;
   };
   if (take("--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
+  if (take("--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
+  if (take("--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
   if (take("--budget-hyper")) {
     // Half of a leaf is read on average, and about half of the spans that there can be.
     std::int64_t leaf = 512;

@@ -23,7 +23,7 @@ class UniversalScore final : public FittedScore {
     for (std::int64_t i = 0; i < keys.n(); ++i) {
       const double bound = half_degree_ * std::log(std::max(double{out[i]}, 1e-300)) +
                            (half_degree_ - 1) * log_total_;
-      out[i] = static_cast<float>(std::exp(std::min(bound, 0.0)));
+      out[i] = static_cast<float>(std::exp(std::min(bound, 80.0)));  // above 1 it still ranks
     }
   }
 
