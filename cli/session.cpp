@@ -220,4 +220,20 @@ Losses Session::score(std::span<const llama_token> tokens, std::int64_t from, st
   return losses;
 }
 
+std::vector<llama_token> Session::greedy(std::span<const llama_token> tokens, std::int64_t from,
+                                         std::int64_t to) {
+  std::vector<llama_token> out;
+  const int n_vocab = model_.vocab_size();
+  constexpr std::int64_t kPiece = 512;
+  for (std::int64_t at = from; at < to; at += kPiece) {
+    const std::int64_t next = std::min(to, at + kPiece);
+    decode(tokens, at, next, /*all=*/true);
+    for (std::int64_t i = 0; i < next - at; ++i) {
+      const float* row = llama_get_logits(get()) + i * n_vocab;
+      out.push_back(static_cast<llama_token>(std::max_element(row, row + n_vocab) - row));
+    }
+  }
+  return out;
+}
+
 }  // namespace prescore::cli

@@ -70,6 +70,9 @@ class Session {
   /// Reads tokens[from, to) in batches of `piece` and scores what they predict of each other.
   Losses score(std::span<const llama_token> tokens, std::int64_t from, std::int64_t to,
                std::int64_t piece, const OnProgress& progress = {});
+  /// Reads tokens[from, to) and returns, for each, the most likely token to follow it.
+  std::vector<llama_token> greedy(std::span<const llama_token> tokens, std::int64_t from,
+                                  std::int64_t to);
 
  private:
   struct BatchFree {

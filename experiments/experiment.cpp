@@ -96,6 +96,7 @@ void add_experiments(CLI::App& app) {
   sub->require_subcommand(1);
   experiments::add_planted(*sub);
   experiments::add_lm(*sub);
+  experiments::add_retrieval(*sub);
   experiments::add_layer(*sub);
 }
 

@@ -82,6 +82,8 @@ struct Visibility {
         positions.empty() ? n_kv - n_q + i + 1 : positions[static_cast<std::size_t>(i)] + 1;
     return e < 0 ? 0 : e;
   }
+  /// Where query i stands: the last key that it sees, or, not causal, its own number.
+  std::int64_t position(std::int64_t i) const noexcept { return causal ? end(i) - 1 : i; }
 };
 
 /// Precision of the products. `kAuto` uses bf16 units (AMX, AVX512-BF16) for f16 and bf16 inputs

@@ -145,15 +145,15 @@ void KeyScores::Impl::learn(const ScoreInputs& in, std::int64_t until, Executor&
     queries.resize(static_cast<std::size_t>(shape[0] * shape[2]));
     executor.run(shape[0] * shape[2], [&](std::int64_t bh, int) {
       for (std::int64_t i = first; i < last; ++i)
-        if (const std::int64_t end = v.causal ? v.end(i) : i + 1; (end - 1) % stride == 0)
+        if (v.position(i) % stride == 0)
           queries[static_cast<std::size_t>(bh)].add(in.q, bh / shape[2], bh % shape[2], i);
     });
     return;
   }
   mass.resize(static_cast<std::size_t>(heads()));
   for (std::int64_t bh = 0; bh < heads(); ++bh)
-    mass[static_cast<std::size_t>(bh)].add(in, bh / shape[1], bh % shape[1], first, last,
-                                           v.causal ? stride : 1, executor);
+    mass[static_cast<std::size_t>(bh)].add(in, bh / shape[1], bh % shape[1], first, last, stride,
+                                           executor);
 }
 
 // Brings a level up to `until` keys.

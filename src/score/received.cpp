@@ -13,8 +13,7 @@ void ReceivedMass::add(const ScoreInputs& in, std::int64_t b, std::int64_t h_kv,
   mass.resize(static_cast<std::size_t>(n)), rows.resize(static_cast<std::size_t>(n));
   std::vector<std::int64_t> queries;
   for (std::int64_t i = first; i < last; ++i)
-    if (const std::int64_t end = in.visibility.end(i); end > 0 && (end - 1) % stride == 0)
-      queries.push_back(i);
+    if (in.visibility.end(i) > 0 && in.visibility.position(i) % stride == 0) queries.push_back(i);
   if (queries.empty()) return;
   std::vector<const void*> keys(static_cast<std::size_t>(n));
   for (std::int64_t j = 0; j < n; ++j) keys[static_cast<std::size_t>(j)] = row(in.k, b, h_kv, j);

@@ -1,0 +1,208 @@
+// Needles in a haystack: what is found at which budget and depth.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <memory>
+
+#include "chart.h"
+#include "common/names.h"
+#include "errors.h"
+#include "experiment.h"
+#include "measure.h"
+#include "needles.h"
+
+namespace prescore::experiments {
+namespace {
+
+using nlohmann::json;
+
+const std::vector<Candidate>& methods() {
+  static const std::vector<Candidate> all = {
+      {"dense", "dense"},
+      {"window", "window"},
+      {"top-k leverage", "topk --key-score leverage"},
+      {"top-k received", "topk --key-score received"},
+      {"HyperAttention", "hyper --hyper-leaf 512"},
+      {"routed", "routed"},
+  };
+  return all;
+}
+
+struct Retrieval {
+  Flags flags;
+  cli::ModelFlags model;
+  std::vector<std::int64_t> budgets;
+  std::int64_t ctx = 0, samples = 0;
+
+  void run();
+};
+
+/// A task as tokens: the context up to `question` is read as a prompt, the rest choosing strictly.
+struct Prompt {
+  std::vector<llama_token> tokens;  ///< context, question and answer
+  std::int64_t question = 0, answer = 0;
+  std::vector<std::string> answers;
+};
+
+// The largest task whose tokens fit.
+Prompt make_prompt(const cli::Model& model, Needle kind, std::uint64_t seed, double depth,
+                   std::int64_t ctx) {
+  const auto tokens_of = [&](const std::string& text) { return model.tokenize(text); };
+  std::int64_t size = ctx / 4;
+  while (true) {
+    const Task task = make_task(kind, seed, size, depth);
+    Prompt p;
+    p.tokens = tokens_of(task.context);
+    p.question = static_cast<std::int64_t>(p.tokens.size());
+    const auto whole = tokens_of(task.context + task.question);
+    const auto all = tokens_of(task.context + task.question + task.answer());
+    p.answer = static_cast<std::int64_t>(whole.size());
+    p.tokens = all;
+    p.answers = task.answers;
+    if (static_cast<std::int64_t>(all.size()) + 16 <= ctx) return p;
+    if (size < 8) throw cli::BadInput(fmt::format("--ctx {} is too short for a task", ctx));
+    size = std::min(size - 1, size * (ctx - 32) / static_cast<std::int64_t>(all.size()));
+  }
+}
+
+struct Outcome {
+  double generated = 0;  ///< share of the answers that greedy generation gives
+  double forced = 0;     ///< share of the answer's tokens that come first under teacher forcing
+  double keys = 0;
+};
+
+Outcome ask(const cli::Model& model, cli::Session& session, const Prompt& p, Options o) {
+  Outcome out;
+  host::OpRunner& runner = session.host().runner();
+  session.clear();
+  session.host().reset_stats();
+  runner.set_options(o);
+  session.read(p.tokens, 0, p.question);
+  o.plan.routing = Routing::kStrict;
+  runner.set_options(o);
+
+  session.host().reset_stats();
+  const auto n = static_cast<std::int64_t>(p.tokens.size());
+  const std::vector<llama_token> next = session.greedy(p.tokens, p.question, n);
+  out.keys = keys_per_query(session.host().stats().counters);
+  for (std::int64_t i = p.answer; i < n; ++i)
+    out.forced +=
+        next[static_cast<std::size_t>(i - 1 - p.question)] == p.tokens[static_cast<std::size_t>(i)];
+  out.forced /= static_cast<double>(n - p.answer);
+
+  session.truncate(p.answer);
+  std::vector<llama_token> made(p.tokens.begin(), p.tokens.begin() + p.answer);
+  made.push_back(next[static_cast<std::size_t>(p.answer - 1 - p.question)]);
+  std::string text;
+  for (std::int64_t i = 0; i < n - p.answer + 8; ++i) {
+    if (llama_vocab_is_eog(model.vocab(), made.back())) break;
+    text += model.piece(made.back());
+    const auto at = static_cast<std::int64_t>(made.size());
+    made.push_back(session.greedy(made, at - 1, at).back());
+  }
+  for (const std::string& a : p.answers) out.generated += text.find(a) != std::string::npos;
+  out.generated /= static_cast<double>(p.answers.size());
+  return out;
+}
+
+void Retrieval::run() {
+  if (model.model.empty()) throw cli::BadInput("--model is required");
+  if (ctx == 0) ctx = flags.quick ? 1024 : 4096;
+  if (samples == 0) samples = flags.quick ? 1 : 3;
+  if (budgets.empty())
+    budgets =
+        flags.quick ? std::vector<std::int64_t>{256} : std::vector<std::int64_t>{256, 512, 1024};
+  host::check_count("ctx", ctx, 256, 1 << 20);
+  model.threads = flags.thread_count();
+  model.check();
+  const std::vector<double> depths = flags.quick ? std::vector<double>{0.1, 0.5, 0.9}
+                                                 : std::vector<double>{0.05, 0.25, 0.5, 0.75, 0.95};
+  const cli::Model loaded(model);
+  cli::Session session(loaded, model, ctx, std::min<std::int64_t>(ctx, 8192),
+                       std::min<std::int64_t>(ctx, 1024));
+  json settings = common_settings(flags);
+  settings.update({{"experiment", "retrieval"},
+                   {"model", std::filesystem::path(model.model).filename().string()},
+                   {"ctx", ctx},
+                   {"samples", samples}});
+  Journal journal(flags.out, "retrieval", settings, flags.fresh);
+
+  std::vector<std::vector<std::string>> rows;
+  std::vector<HeatMap> maps;
+  for (const Candidate& m : methods()) {
+    const bool dense = m.flags == "dense";
+    const std::vector<std::int64_t> sizes = dense ? std::vector<std::int64_t>{ctx} : budgets;
+    HeatMap map;
+    map.title = m.name;
+    for (const double depth : depths)
+      map.rows.push_back(fmt::format("depth {:.0f} %", 100 * depth));
+    map.values.assign(depths.size(), std::vector<double>(sizes.size(), 0));
+    for (std::size_t b = 0; b < sizes.size(); ++b) {
+      map.columns.push_back(dense ? "all" : std::to_string(sizes[b]));
+      rows.push_back({m.name, map.columns.back()});
+      double keys = 0, forced = 0, count = 0;
+      for (const Needle kind : kNeedles) {
+        const bool placed = kind == Needle::kSingle || kind == Needle::kMultiKey;
+        double found = 0, asked = 0;
+        for (std::size_t d = 0; d < (placed ? depths.size() : 1); ++d) {
+          for (std::int64_t seed = 0; seed < samples; ++seed) {
+            const double depth = placed ? depths[d] : 0;
+            const json key = {{"method", m.flags},
+                              {"budget", sizes[b]},
+                              {"task", name_of(kind)},
+                              {"depth", depth},
+                              {"seed", seed}};
+            const json row =
+                journal
+                    .row(key,
+                         [&]() -> json {
+                           const Prompt p = make_prompt(
+                               loaded, kind, static_cast<std::uint64_t>(seed), depth, ctx);
+                           const Outcome o = ask(loaded, session, p, options_of(m, sizes[b]));
+                           return {
+                               {"generated", o.generated}, {"forced", o.forced}, {"keys", o.keys}};
+                         })
+                    .at("row");
+            const double got = row.at("generated");
+            if (kind == Needle::kSingle) map.values[d][b] += got / static_cast<double>(samples);
+            found += got, ++asked;
+            keys += row.at("keys").get<double>(), forced += row.at("forced").get<double>(), ++count;
+          }
+        }
+        rows.back().push_back(fmt::format("{:.2f}", found / asked));
+      }
+      rows.back().push_back(fmt::format("{:.2f}", forced / count));
+      rows.back().push_back(fmt::format("{:.0f}", keys / count));
+    }
+    maps.push_back(std::move(map));
+  }
+  std::vector<std::string> header{"method", "budget"};
+  for (const Needle kind : kNeedles) header.push_back(name_of(kind));
+  header.insert(header.end(), {"forced tokens", "keys"});
+  publish(
+      journal,
+      fmt::format("Share of the answers that greedy generation gives, {} tokens:\n\n", ctx) +
+          markdown(header, rows),
+      heat_maps(fmt::format("Single needles found, by depth and budget, {} tokens", ctx), maps));
+}
+
+}  // namespace
+
+void add_retrieval(CLI::App& experiment) {
+  auto args = std::make_shared<Retrieval>();
+  CLI::App* sub =
+      experiment.add_subcommand("retrieval", "Needles after RULER, by method, budget and depth");
+  args->flags.add_to(*sub);
+  sub->add_option("--model,-m", args->model.model, "GGUF model");
+  sub->add_option("--ctx,-c", args->ctx, "Tokens of a task (default: 4096, quick 1024)");
+  sub->add_option("--samples", args->samples, "Tasks of each kind (default: 3, quick 1)");
+  sub->add_option("--budget", args->budgets, "Keys, several (default: 256,512,1024)")
+      ->delimiter(',');
+  sub->callback([args] { args->run(); });
+}
+
+}  // namespace prescore::experiments
