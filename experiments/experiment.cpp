@@ -95,6 +95,7 @@ void add_experiments(CLI::App& app) {
   CLI::App* sub = app.add_subcommand("experiment", "The experiments of docs/experiments");
   sub->require_subcommand(1);
   experiments::add_planted(*sub);
+  experiments::add_coverage(*sub);
   experiments::add_lm(*sub);
   experiments::add_retrieval(*sub);
   experiments::add_layer(*sub);
