@@ -1,0 +1,162 @@
+// What experiments are made of: the journal that a stopped run goes on from, pictures, needles.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <sstream>
+
+#include "chart.h"
+#include "common/layer_set.h"
+#include "errors.h"
+#include "journal.h"
+#include "needles.h"
+
+namespace prescore::experiments {
+namespace {
+
+using nlohmann::json;
+
+std::size_t count(const std::string& text, const std::string& what) {
+  std::size_t n = 0;
+  for (std::size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+  return n;
+}
+
+class JournalTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder = (std::filesystem::temp_directory_path() /
+              ("prescore_journal_" +
+               std::string(testing::UnitTest::GetInstance()->current_test_info()->name())))
+                 .string();
+    std::filesystem::remove_all(folder);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder); }
+  int computed = 0;
+  std::string folder;
+  json row(Journal& j, int key) {
+    return j.row(key, [&] { return json(100 + computed++); }).at("row");
+  }
+};
+
+TEST_F(JournalTest, GoesOnWhereItStopped) {
+  {
+    Journal j(folder, "x", {{"a", 1}}, false);
+    EXPECT_EQ(row(j, 1), 100);
+    EXPECT_EQ(row(j, 2), 101);
+    EXPECT_EQ(row(j, 1), 100);
+  }
+  {  // a torn last line
+    std::ofstream out(folder + "/x.jsonl", std::ios::app);
+    out << R"({"key":3,"row)";
+  }
+  Journal j(folder, "x", {{"a", 1}}, false);
+  EXPECT_EQ(row(j, 2), 101);
+  EXPECT_EQ(computed, 2);
+  EXPECT_EQ(row(j, 3), 102);
+  EXPECT_EQ(j.document().at("rows").size(), 2u);
+  Journal again(folder, "x", {{"a", 1}}, false);
+  EXPECT_EQ(row(again, 3), 102);
+  EXPECT_EQ(computed, 3);
+}
+
+TEST_F(JournalTest, OtherSettingsAreAnError) {
+  { Journal(folder, "x", {{"a", 1}}, false); }
+  EXPECT_THROW(Journal(folder, "x", {{"a", 2}}, false), cli::BadInput);
+  Journal fresh(folder, "x", {{"a", 2}}, true);
+  EXPECT_EQ(row(fresh, 1), 100);
+}
+
+TEST(Chart, IsWellFormedWhateverThePoints) {
+  const double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
+  const Panel panel{"a < b & c",
+                    "x",
+                    "y",
+                    {{"one", {{1, 2}, {2, 3}, {4, nan}, {inf, 1}}, false},
+                     {"two", {{1, 1}}, true},
+                     {"none", {}, false}}};
+  const std::string svg = line_chart("t", {panel, {"empty", "", "", {}, true, true}});
+  for (const char* element : {"<text", "<svg"})
+    EXPECT_EQ(count(svg, element), count(svg, std::string("</") + (element + 1)));
+  EXPECT_EQ(count(svg, "nan") + count(svg, "inf"), 0u);
+  EXPECT_EQ(count(svg, "<circle"), 3u);
+  EXPECT_EQ(count(svg, "a &lt; b &amp; c"), 1u);
+  const std::string map = heat_maps("m", {{"h", {"r"}, {"a", "b"}, {{0.5, nan}}, 0, 1}});
+  EXPECT_EQ(count(map, "nan"), 0u);
+  EXPECT_EQ(count(map, ">0.5<"), 1u);
+}
+
+TEST(Needles, AreThereOnceAndInTheirPlace) {
+  for (const Needle kind : kNeedles) {
+    for (const double depth : {0.0, 0.5, 1.0}) {
+      for (std::uint64_t seed = 0; seed < 3; ++seed) {
+        const Task t = make_task(kind, seed, 300, depth), same = make_task(kind, seed, 300, depth);
+        EXPECT_EQ(t.context, same.context);
+        EXPECT_EQ(t.question, same.question);
+        EXPECT_NE(t.context, make_task(kind, seed + 9, 300, depth).context);
+        for (const std::string& a : t.answers) {
+          EXPECT_GE(count(t.context, a), 1u) << name_of(kind);
+          EXPECT_EQ(count(t.question, a), 0u) << name_of(kind) << ": the question tells";
+        }
+        if (kind != Needle::kSingle && kind != Needle::kMultiKey) continue;
+        ASSERT_EQ(t.answers.size(), 1u);
+        EXPECT_EQ(count(t.context, t.answers[0]), 1u);
+        EXPECT_NEAR(static_cast<double>(t.context.find(t.answers[0])) /
+                        static_cast<double>(t.context.size()),
+                    depth, 0.06);
+      }
+    }
+  }
+}
+
+TEST(Needles, AnswersAreTheMostFrequentWords) {
+  for (const Needle kind : {Needle::kCommonWords, Needle::kFrequentWords}) {
+    const Task t = make_task(kind, 4, 400, 0);
+    std::map<std::string, int> times;
+    std::istringstream words(t.context.substr(t.context.find('\n')));
+    for (std::string w; words >> w;)
+      if (w.back() != '.') ++times[w];
+    int least = 1 << 30;
+    for (const std::string& a : t.answers) least = std::min(least, times[a]), times.erase(a);
+    for (const auto& [word, n] : times) EXPECT_LT(n, least) << word;
+  }
+}
+
+TEST(LayerSet, IsWhatItsNameSays) {
+  using host::parse_layers;
+  const auto members = [](const char* text) {
+    const host::LayerSet set = parse_layers("--layers", text, 6);
+    std::string out;
+    for (std::int64_t l = 0; l < 6; ++l) out += set.contains(l) ? '1' : '0';
+    return out;
+  };
+  EXPECT_EQ(members("all"), "111111");
+  EXPECT_EQ(members("even"), "101010");
+  EXPECT_EQ(members("odd"), "010101");
+  EXPECT_EQ(members("first:2"), "110000");
+  EXPECT_EQ(members("last:2"), "000011");
+  EXPECT_EQ(members("first:0"), "000000");
+  for (const char* bad : {"", "none", "first", "first:", "first:7", "last:-1", "first:x"})
+    EXPECT_THROW(parse_layers("--layers", bad, 6), Error) << bad;
+  EXPECT_EQ(host::layer_of_cache("cache_k_l17"), 17);
+  for (const char* other : {"", "cache_k_l", "k", "cache_k_l7x"})
+    EXPECT_EQ(host::layer_of_cache(other), -1) << other;
+}
+
+TEST(Needles, VariablesFollowEachOther) {
+  const Task t = make_task(Needle::kVariable, 1, 100, 0);
+  ASSERT_EQ(t.answers.size(), 5u);
+  std::size_t last = 0;
+  for (std::size_t i = 1; i < 5; ++i) {
+    const std::size_t at = t.context.find("VAR " + t.answers[i] + " = VAR " + t.answers[i - 1]);
+    ASSERT_NE(at, std::string::npos);
+    EXPECT_GT(at, last);
+    last = at;
+  }
+}
+
+}  // namespace
+}  // namespace prescore::experiments
