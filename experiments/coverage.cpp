@@ -121,6 +121,7 @@ Reads Coverage::reads(const Captured& c, const Candidate& m, Executor& executor)
   KeyScores scores(score_options(o));
   KeyIndex index(o.index);
   PlanInputs in{c.tq, c.tk, whole, c.scale};
+  in.workers = executor.width();
   if (o.plan.method == Method::kTopK) {
     scores.extend({c.tq, c.tk, c.tv, whole, c.scale}, executor);
     in.scores = scores.levels(), in.score_segment = o.score.segment;
