@@ -323,8 +323,7 @@ TEST(PlanChoice, TinyBudgetsReadTheNearestKeys) {
     Options o;
     o.index = small_index();
     o.plan.method = method, o.plan.budget = 8, o.plan.sinks = o.index.sinks = 0;
-    const Report report =
-        attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o);
+    const Report report = attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o);
     // Query i of a head reads min(i + 1, 8) keys.
     EXPECT_EQ(report.counters.keys, 2 * (8 * 300 - 28));
   }

@@ -73,7 +73,7 @@ std::string to_string(DType t) {
   return t == DType::kF32 ? "f32" : t == DType::kF16 ? "f16" : "bf16";
 }
 std::string to_string(Method m) {
-  constexpr const char* kNames[] = {"auto", "dense", "window", "topk",
+  constexpr const char* kNames[] = {"auto",   "dense", "window",         "topk",
                                     "routed", "hyper", "prescored_hyper"};
   return kNames[static_cast<int>(m)];
 }
@@ -170,8 +170,8 @@ std::int64_t rows_outside_budget(Data& data, const VisitRows& visit, std::string
     }
     if (!std::isfinite(got_lse)) e.got_lse = INFINITY;
     e.floor_o = c.parts * (unit_roundoff(c.o_type) * largest +
-                (bf16 ? 0x1p-11 : 0x1p-22) * plain.largest_value +
-                0x1p-22 * magnitude * spread);  // logits rounded in f32
+                           (bf16 ? 0x1p-11 : 0x1p-22) * plain.largest_value +
+                           0x1p-22 * magnitude * spread);  // logits rounded in f32
     e.floor_lse = c.parts * (0x1p-22 * (1 + magnitude) + (bf16 ? 0x1p-11 : 0));
     const auto head = static_cast<std::size_t>(b * c.h_q + h);
     sum_o[head] += e.plain_o, sum_lse[head] += e.plain_lse;
