@@ -90,14 +90,15 @@ void Measurement::read(std::span<const llama_token> chunk, std::int64_t number) 
   row_.index_s += s.counters.index_s;
   row_.plan_s += s.counters.plan_s / protocol_.threads;
   row_.prefill += s.counters;
-  row_.taken += s.taken, row_.masked += s.masked;
+  row_.taken += s.taken, row_.masked += s.masked, row_.kept += s.kept;
   for (const auto& [reason, count] : s.left) row_.left[reason] += count;
   row_.index_bytes = host.runner().index_bytes();
   row_.isa = s.isa, row_.why = s.why;
   const Method asked = setting_.options.plan.method;
   const auto most = std::max_element(s.methods.begin(), s.methods.end(),
                                      [](auto& a, auto& b) { return a.second < b.second; });
-  row_.took = asked == Method::kAuto ? most->first : std::string(host::name_of(asked));
+  const bool chosen = asked == Method::kAuto && most != s.methods.end();
+  row_.took = chosen ? most->first : std::string(host::name_of(asked));
 }
 
 void Measurement::score(std::span<const llama_token> chunk, std::int64_t number) {
@@ -120,6 +121,7 @@ void Measurement::score(std::span<const llama_token> chunk, std::int64_t number)
   const Losses l = session_.score(chunk, from, protocol_.ctx, piece, show(progress, number));
   losses_.sum += l.sum, losses_.squares += l.squares, losses_.count += l.count;
   row_.scored += host.stats().counters;
+  row_.replaced += host.stats().replaced;
   if (!row_.ours()) host.set_mode(Mode::kObserve);
 }
 

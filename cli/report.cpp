@@ -58,6 +58,8 @@ std::string taken_text(const Row& row) {
   for (const auto& [reason, count] : row.left)
     reasons += fmt::format("{}{} with {}", reasons.empty() ? ": " : ", ", count, reason);
   if (!reasons.empty()) text += reasons + " left to llama.cpp";
+  if (row.kept > 0)
+    text += fmt::format("; {} of them dense because their layer is outside --layers", row.kept);
   if (row.masked > 0)
     text +=
         fmt::format("; {} of them dense because their mask is not a plain causal one", row.masked);
@@ -81,7 +83,7 @@ std::string to_text(const Report& r) {
                    {fmt::format("{:.1f}", ratio(row.prefill.standins, row.prefill.queries)),
                     fmt::format("{:.1f}", ratio(row.scored.keys, row.scored.queries)),
                     fmt::format("{}/{}", row.taken, operations(row))});
-      if (!row.left.empty() || row.masked > 0)
+      if (!row.left.empty() || row.masked > 0 || row.kept > 0)
         notes += fmt::format("{}: {}.\n", row.method, taken_text(row));
       if (row.method == "auto") notes += fmt::format("auto took {}.\n", row.why);
     } else {
@@ -124,8 +126,10 @@ nlohmann::json to_json(const Report& r) {
                     {"plan_s", row.plan_s},
                     {"index_bytes", row.index_bytes},
                     {"scored_per_query", per_query(row.scored)},
+                    {"replaced_per_query", per_query(row.replaced)},
                     {"taken_over", row.taken},
                     {"masked", row.masked},
+                    {"kept", row.kept},
                     {"left", row.left},
                     {"isa", row.isa}});
   }

@@ -20,8 +20,10 @@ struct Row {
   double prefill_s = 0, tokens_per_s = 0, attention_s = 0;
   double index_s = 0, plan_s = 0;  ///< plan_s: wall, that is its CPU seconds over the threads
   Counters prefill, scored;        ///< stock: only keys and queries of `prefill`, by arithmetic
+  Counters replaced;               ///< of `scored`, in the layers that the method computes
   std::int64_t index_bytes = 0;
   std::int64_t taken = 0, masked = 0;
+  std::int64_t kept = 0;  ///< of `taken`, dense because their layer is outside the layer set
   std::map<std::string, std::int64_t> left;
   std::string isa;
 

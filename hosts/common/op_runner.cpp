@@ -155,26 +155,27 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   options.scale = params.scale;
   options.causal = sight.prefix;
   const bool few = n_q < kMinTileQueries && options.plan.routing == Routing::kTile;
-  if (plain_dense || few || !sight.prefix) options.plan.method = Method::kDense;
-
   const ggml_tensor* root = root_of(k);
-  if (!layers_read_.contains(layer_of_cache(root->name))) options.plan.method = Method::kDense;
+  const bool kept = !layers_read_.contains(layer_of_cache(root->name));
+  if (plain_dense || few || kept || !sight.prefix) options.plan.method = Method::kDense;
 
   const Tensor keys = key_view(k, s, n);
   if (on_inputs_ && !few && sight.prefix)
     on_inputs_(root->name, query_view(q, s), keys, key_view(v, s, n), visibility, params.scale);
   const bool automatic = options.plan.method == Method::kAuto;
-  const Kept kept = kept_of(k, s, keys, v->ne[0], options.plan.method);
-  const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, kept,
+  const Kept built = kept_of(k, s, keys, v->ne[0], options.plan.method);
+  const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, built,
                                   State{output_view(dst, s), nullptr}, options, executor);
   if (s == 0) {
     stats_.masked += !sight.prefix;
     stats_.few += sight.prefix && few;
-    ++stats_.methods[std::string(name_of(report.choice.method))];
+    stats_.kept += kept;
+    if (!kept) ++stats_.methods[std::string(name_of(report.choice.method))];
   }
   if (automatic) stats_.why = report.choice.reason;
   stats_.isa = report.isa;
   stats_.counters += report.counters;
+  if (!kept) stats_.replaced += report.counters;
 }
 
 const MaskSight& OpRunner::sight_of(const ggml_tensor* mask, std::int64_t s, std::int64_t n_q,

@@ -23,14 +23,16 @@ struct Stats {
   std::int64_t taken = 0;   ///< operations computed by prescore
   std::int64_t masked = 0;  ///< of them dense because the mask is no plain causal one
   std::int64_t few = 0;     ///< of them dense because they have few queries (decode steps)
+  std::int64_t kept = 0;    ///< of them dense because their layer is outside the layer set
   std::map<std::string, std::int64_t> left;     ///< operations left to the host, by reason
-  std::map<std::string, std::int64_t> methods;  ///< operations taken, by method
+  std::map<std::string, std::int64_t> methods;  ///< operations taken and not kept, by method
   std::string why;                              ///< reason of the last choice that `auto` made
   std::string isa;                              ///< kernel of the last operation
   std::string error;                            ///< first error inside an operation; empty: none
   double seconds = 0;  ///< wall time inside the operations, by the host's thread 0
   double mask_s = 0;   ///< of them reading masks
   Counters counters;   ///< sums over operations
+  Counters replaced;   ///< of them in the layers of the layer set
 
   std::int64_t left_count() const {
     std::int64_t n = 0;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -101,6 +102,43 @@ TEST(LlamaHost, TakesEveryLayerOverAlsoInReusedGraphs) {
   for (int i = 0; i < 3; ++i) reader.read({static_cast<llama_token>(i)});
   EXPECT_EQ(s.taken, 4 * kLayers);
   EXPECT_EQ(s.few, 3 * kLayers);
+}
+
+TEST(LlamaHost, ComputesLayersOutsideTheSetDenselyAndCountsThem) {
+  Reader reader(tiny(), routed());
+  reader.host.runner().set_layers(host::parse_layers("layers", "odd", kLayers));
+  reader.read(some_tokens(1600, 1));
+  const host::Stats& s = reader.host.stats();
+  EXPECT_EQ(s.taken, kLayers);
+  EXPECT_EQ(s.kept, kLayers / 2);
+  EXPECT_EQ(s.methods, (std::map<std::string, std::int64_t>{{"routed", kLayers / 2}}));
+  EXPECT_LT(s.replaced.keys, s.replaced.visible / 2);
+  EXPECT_EQ(s.counters.keys - s.replaced.keys, s.counters.visible - s.replaced.visible);
+
+  // With no layer in the set every method is dense.
+  Options exact = routed();
+  exact.compute = Compute::kF32;
+  Reader none(tiny(), exact), whole(tiny(), dense());
+  none.host.runner().set_layers(host::parse_layers("layers", "first:0", kLayers));
+  EXPECT_EQ(none.read(some_tokens(1600, 1)), whole.read(some_tokens(1600, 1)));
+  EXPECT_EQ(none.host.stats().kept, kLayers);
+  EXPECT_EQ(none.host.runner().index_bytes(), 0);
+}
+
+TEST(LlamaHost, ShowsWhatEachLayerIsAskedFor) {
+  Reader reader(tiny(), routed());
+  std::vector<std::string> caches;
+  reader.host.runner().on_inputs([&](const std::string& cache, const Tensor& q, const Tensor& k,
+                                     const Tensor& v, const Visibility& visibility, float scale) {
+    caches.push_back(cache);
+    EXPECT_EQ(q.shape[2], 600);
+    EXPECT_EQ(k.shape, v.shape);
+    EXPECT_EQ(visibility.n_kv, 600);
+    EXPECT_TRUE(visibility.causal);
+    EXPECT_GT(scale, 0);
+  });
+  reader.read(some_tokens(600, 1));
+  EXPECT_EQ(caches, (std::vector<std::string>{"cache_k_l0", "cache_k_l1"}));
 }
 
 TEST(LlamaHost, DenseEqualsStockWithinRounding) {
