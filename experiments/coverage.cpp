@@ -122,7 +122,7 @@ Reads Coverage::reads(const Captured& c, const Candidate& m, Executor& executor)
   KeyIndex index(o.index);
   PlanInputs in{c.tq, c.tk, whole, c.scale};
   in.workers = executor.width();
-  if (o.plan.method == Method::kTopK) {
+  if (o.plan.method == Method::kTopK || o.plan.method == Method::kPrescoredHyper) {
     scores.extend({c.tq, c.tk, c.tv, whole, c.scale}, executor);
     in.scores = scores.levels(), in.score_segment = o.score.segment;
   } else if (o.plan.method == Method::kRouted) {

@@ -209,6 +209,33 @@ TEST(KeyScores, ReceivedAttentionAgreesWithTheOracle) {
   }
 }
 
+// Several chunks of keys, and the products of every dtype.
+TEST(KeyScores, ReceivedAttentionOfALongPrompt) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    Case c = prompt(4500, type);
+    c.b = 1, c.h_kv = 1, c.d = 64;
+    const Data data(c);
+    ScoreOptions o = small(Score::kReceived);
+    o.query_stride = 97, o.segment = 512;
+    KeyScores whole(o), pieces(o);
+    const auto executor = make_executor(3);
+    whole.extend(piece(data, 0, 4500), *executor);
+    for (const std::int64_t end : {700, 2049, 4500})
+      pieces.extend(piece(data, pieces.size(), end), *make_serial_executor());
+    const ScoreLevel &level = whole.levels().back(), &other = pieces.levels().back();
+    const auto want = reference::received_attention(data.problem(), 0, 0, level.fit, 97);
+    const double tolerance = type == DType::kF32 ? 1e-4 : 2e-2;
+    ASSERT_EQ(level.fit, other.fit);
+    for (std::int64_t j = 0; j < level.fit; ++j) {
+      const double x = want[static_cast<std::size_t>(j)];
+      ASSERT_EQ(level.scores[j], other.scores[j]) << "key " << j;
+      if (x > 0) {
+        ASSERT_NEAR(level.scores[j], x, tolerance * x + 1e-7) << "key " << j;
+      }
+    }
+  }
+}
+
 TEST(KeyScores, BadInputIsAnError) {
   const Data data(prompt(100));
   const auto serial = make_serial_executor();

@@ -81,6 +81,42 @@ TEST(RoutingKernels, TotalsWithinThreePercent) {
   });
 }
 
+TEST(RoutingKernels, SumsAndSharesAreExact) {
+  for_all([](const tile::RowKernels& k, const Scores& x) {
+    Buffer<float> m(x.rows * kLanes), l(x.rows * kLanes);
+    std::fill_n(m.data(), m.size(), tile::kEmptyMax);
+    std::fill_n(l.data(), l.size(), 0.0f);
+    Buffer<float> s(x.vecs * x.s_vec);
+    std::copy_n(x.s.data(), x.vecs * x.s_vec, s.data());
+    for (int j = x.n; j < x.vecs * kLanes; ++j)
+      for (int r = 0; r < x.rows; ++r)
+        s[static_cast<std::size_t>(j / kLanes * x.s_vec + r * kLanes + j % kLanes)] = tile::kMasked;
+    for (int v = 0; v < x.vecs; v += 3)  // in pieces
+      k.add_log_sums(s.data() + v * x.s_vec, x.s_vec, std::min(3, x.vecs - v), x.rows, m.data(),
+                     l.data());
+    std::vector<float> total;
+    std::vector<double> share(static_cast<std::size_t>(x.vecs * kLanes)), pieces = share;
+    for (int r = 0; r < x.rows; ++r) {
+      double sum = 0;
+      for (int j = 0; j < x.n; ++j) sum += std::exp2(double{x.at(j, r)});
+      total.push_back(k.total(m.data() + r * kLanes, l.data() + r * kLanes));
+      EXPECT_NEAR(total.back(), std::log2(sum), 1e-5) << "row " << r;
+    }
+    k.add_shares(s.data(), x.s_vec, x.vecs, x.rows, total.data(), share.data());
+    const int half = x.rows / 2;
+    k.add_shares(s.data(), x.s_vec, x.vecs, half, total.data(), pieces.data());
+    k.add_shares(s.data() + half * kLanes, x.s_vec, x.vecs, x.rows - half, total.data() + half,
+                 pieces.data());
+    EXPECT_EQ(share, pieces);
+    for (int j = 0; j < x.vecs * kLanes; ++j) {
+      double want = 0;
+      for (int r = 0; r < x.rows && j < x.n; ++r)
+        want += std::exp2(double{x.at(j, r)} - double{total[static_cast<std::size_t>(r)]});
+      EXPECT_NEAR(share[static_cast<std::size_t>(j)], want, 1e-5 * want) << "node " << j;
+    }
+  });
+}
+
 TEST(RoutingKernels, RanksOrderByTheLargestShare) {
   for_all([](const tile::RowKernels& k, const Scores& x) {
     const std::vector<float> total = totals(x);

@@ -21,7 +21,7 @@ void with_team(int width, const std::function<void(Executor&)>& body) {
 class MethodThreads : public testing::TestWithParam<Method> {};
 INSTANTIATE_TEST_SUITE_P(All, MethodThreads,
                          testing::Values(Method::kDense, Method::kWindow, Method::kTopK,
-                                         Method::kRouted),
+                                         Method::kRouted, Method::kHyper, Method::kPrescoredHyper),
                          [](const auto& param) { return to_string(param.param); });
 
 TEST_P(MethodThreads, SameBits) {
@@ -31,6 +31,8 @@ TEST_P(MethodThreads, SameBits) {
     c.kv_type = type;
     Options o;
     o.plan = small_plan(GetParam(), 200);
+    o.plan.hyper.leaf = 128, o.plan.hyper.block = o.plan.hyper.samples = 16;
+    o.plan.hyper.selected = 100, o.score.segment = 64;
     o.index = small_index();
     const auto run = [&](Data& data, Executor& executor) {
       const Report r =

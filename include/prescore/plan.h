@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "prescore/executor.h"
 #include "prescore/index.h"
 #include "prescore/score.h"
 #include "prescore/types.h"
@@ -78,6 +79,7 @@ struct PlanInputs {
   /// The far keys of top-k end at multiples of it.
   std::int64_t score_segment = 512;
   int workers = 1;
+  Executor* executor = nullptr;  ///< for what hyper hashes and sorts beforehand; null: this thread
 };
 
 std::unique_ptr<Planner> make_dense_planner(const PlanInputs&, const PlanOptions&);

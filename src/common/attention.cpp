@@ -57,6 +57,7 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   check_attend_inputs(in, out);
   PlanInputs plan_in{q, k, visibility, in.scale};
   plan_in.workers = executor.width();
+  plan_in.executor = &executor;
 
   Report report;
   PlanOptions plan = options.plan;

@@ -37,8 +37,9 @@ class HyperPlanner final : public Planner {
     if (last_leaf_ == 0) return;
     make_spans();
     make_codes();
-    parts_.resize(static_cast<std::size_t>(most_spans_));
-    for (std::int64_t p = 0; p < most_spans_; ++p) make_part(p);
+    const std::int64_t heads = in_.k.shape[0] * in_.k.shape[1];
+    groups_.resize(static_cast<std::size_t>(most_spans_ * heads));
+    each(most_spans_ * heads, [&](std::int64_t i) { make_group(i / heads, i % heads); });
   }
 
   std::int64_t tile() const noexcept override {
@@ -47,7 +48,13 @@ class HyperPlanner final : public Planner {
   bool shared_by_group() const noexcept override { return true; }
   std::int64_t parts() const noexcept override { return 1 + most_spans_; }
   std::vector<Tile> part_tiles(std::int64_t part) const override {
-    return parts_[static_cast<std::size_t>(part - 1)].tiles;
+    const std::int64_t heads = in_.k.shape[0] * in_.k.shape[1];
+    std::vector<Tile> tiles;
+    for (std::int64_t i = (part - 1) * heads; i < part * heads; ++i) {
+      const std::vector<Tile>& group = groups_[static_cast<std::size_t>(i)].tiles;
+      tiles.insert(tiles.end(), group.begin(), group.end());
+    }
+    return tiles;
   }
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
@@ -64,10 +71,27 @@ class HyperPlanner final : public Planner {
   }
 
  private:
-  struct Part {
+  /// The tiles of one part and one key head.
+  struct Group {
     std::vector<Lane> lanes;
     std::vector<Tile> tiles;
   };
+
+  template <typename Work>
+  void each(std::int64_t n, const Work& work) const {
+    if (in_.executor != nullptr)
+      in_.executor->run(n, [&](std::int64_t i, int) { work(i); });
+    else
+      for (std::int64_t i = 0; i < n; ++i) work(i);
+  }
+  /// Products of rows [0, n) of a head with the hash's directions, [n][bits].
+  void project(const Tensor& x, std::int64_t b, std::int64_t h, std::int64_t n, float* out) const {
+    constexpr std::int64_t kRows = 4096;
+    each((n + kRows - 1) / kRows, [&](std::int64_t i) {
+      hash_.project(x, b, h, i * kRows, std::min(n, (i + 1) * kRows),
+                    out + i * kRows * hash_.bits());
+    });
+  }
 
   /// Number of leaves that are far from a query that sees [0, end); 0: it reads everything. All
   /// queries of an aligned tile have the same. Not causal: one span holds all keys.
@@ -104,9 +128,10 @@ class HyperPlanner final : public Planner {
     spans_.resize(static_cast<std::size_t>(heads * (last_leaf_ + 1)));
     std::vector<float> products(static_cast<std::size_t>(far_end(last_leaf_) * hash_.bits()));
     for (std::int64_t bh = 0; bh < heads; ++bh) {
-      hash_.project(in_.k, bh / h_kv, bh % h_kv, 0, far_end(last_leaf_), products.data());
-      for (std::int64_t leaf = 1; leaf <= last_leaf_; ++leaf)
-        if (wanted[static_cast<std::size_t>(leaf)]) sort_span(bh, leaf, products);
+      project(in_.k, bh / h_kv, bh % h_kv, far_end(last_leaf_), products.data());
+      each(last_leaf_, [&](std::int64_t i) {
+        if (wanted[static_cast<std::size_t>(i + 1)]) sort_span(bh, i + 1, products);
+      });
     }
   }
 
@@ -168,7 +193,7 @@ class HyperPlanner final : public Planner {
     const std::vector<float> origin(bits, 0.0f);
     place_.resize(static_cast<std::size_t>(in_.q.shape[0] * h_q * n_q));
     for (std::int64_t bh = 0; bh < in_.q.shape[0] * h_q; ++bh) {
-      hash_.project(in_.q, bh / h_q, bh % h_q, 0, n_q, products.data());
+      project(in_.q, bh / h_q, bh % h_q, n_q, products.data());
       if (in_.scale < 0)  // attention then prefers the opposite direction
         for (float& x : products) x = -x;
       for (std::int64_t i = 0; i < n_q; ++i)
@@ -178,39 +203,38 @@ class HyperPlanner final : public Planner {
   }
 
   // Queries with the same span and bucket, of all heads of a group, are computed together.
-  void make_part(std::int64_t number) {
+  void make_group(std::int64_t number, std::int64_t bh) {
     struct Entry {
-      std::int64_t bh, leaf;
+      std::int64_t leaf;
       std::uint16_t place;
       Lane lane;
-      auto key() const { return std::tuple(leaf, bh, place, lane.head, lane.query); }
+      auto key() const { return std::tuple(leaf, place, lane.head, lane.query); }
     };
     const Visibility& v = in_.visibility;
-    const std::int64_t h_q = in_.q.shape[1], h_kv = in_.k.shape[1];
+    const std::int64_t h_q = in_.q.shape[1], h_kv = in_.k.shape[1], b = bh / h_kv;
+    const std::int64_t head = bh % h_kv * heads_;
     std::vector<Entry> entries;
     for (std::int64_t i = 0; i < v.n_q; ++i) {
       std::int64_t leaf = far_leaf(v.end(i));
       for (std::int64_t n = 0; n < number; ++n) leaf = before(leaf);
       if (leaf == 0) continue;
-      for (std::int64_t b = 0; b < in_.q.shape[0]; ++b)
-        for (std::int64_t h = 0; h < h_q; ++h)
-          entries.push_back({b * h_kv + h / heads_, leaf,
-                             place_[static_cast<std::size_t>((b * h_q + h) * v.n_q + i)],
-                             Lane{static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)}});
+      for (std::int64_t h = head; h < head + heads_; ++h)
+        entries.push_back({leaf, place_[static_cast<std::size_t>((b * h_q + h) * v.n_q + i)],
+                           Lane{static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)}});
     }
     std::ranges::sort(entries, {}, &Entry::key);
-    Part& part = parts_[static_cast<std::size_t>(number)];
-    part.lanes.reserve(entries.size());
-    for (const Entry& e : entries) part.lanes.push_back(e.lane);
+    Group& group = groups_[static_cast<std::size_t>(number * in_.k.shape[0] * h_kv + bh)];
+    group.lanes.reserve(entries.size());
+    for (const Entry& e : entries) group.lanes.push_back(e.lane);
     constexpr std::size_t kMostLanes = 256;
     for (std::size_t first = 0, last = 0; first < entries.size(); first = last) {
       const Entry& e = entries[first];
-      while (last < entries.size() && last - first < kMostLanes && entries[last].bh == e.bh &&
-             entries[last].leaf == e.leaf && entries[last].place == e.place)
+      while (last < entries.size() && last - first < kMostLanes && entries[last].leaf == e.leaf &&
+             entries[last].place == e.place)
         ++last;
-      part.tiles.push_back({e.bh / h_kv, e.bh % h_kv * heads_, static_cast<std::int64_t>(first),
-                            static_cast<std::int64_t>(last), part.lanes.data(), number + 1,
-                            e.leaf * hash_.buckets() + e.place});
+      group.tiles.push_back({b, head, static_cast<std::int64_t>(first),
+                             static_cast<std::int64_t>(last), group.lanes.data(), number + 1,
+                             e.leaf * hash_.buckets() + e.place});
     }
   }
 
@@ -262,7 +286,7 @@ class HyperPlanner final : public Planner {
   std::int64_t last_leaf_ = 0, most_spans_ = 0;
   std::vector<Span> spans_;           // [batch and key head][leaf at which a span ends]
   std::vector<std::uint16_t> place_;  // [b][h_q][n_q]
-  std::vector<Part> parts_;
+  std::vector<Group> groups_;         // [part - 1][batch and key head]
 };
 
 }  // namespace

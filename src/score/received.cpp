@@ -1,11 +1,124 @@
 // Attention that keys have received: the probabilities of sampled queries, summed by key.
 #include <algorithm>
+#include <cmath>
 
 #include "common/views.h"
 #include "score/from_queries.h"
-#include "tile/tile.h"
+#include "score/row_products.h"
 
 namespace prescore {
+namespace {
+
+using tile::kLanes;
+
+/// Some queries of the heads of one group, and the attention that they pay to the keys they see.
+/// Two passes over the keys, in chunks from fixed positions, and f64 sums row by row: the same bits
+/// for any number of threads and however the queries were cut into calls.
+class Rows {
+ public:
+  static constexpr std::int64_t kMost = tile::kMaxBlock;
+
+  /// q: base-2 exponents are q . k. Row i sees keys [0, end[i]), which do not decrease.
+  Rows(const RowsF& q, std::vector<std::int64_t> ends, const void* const* keys, DType dtype)
+      : products_(q, tile::kernels(Compute::kAuto, dtype)), end_(std::move(ends)), keys_(keys),
+        dtype_(dtype), seen_(end_.back()), least_(end_.front()) {}
+
+  void add_to(ReceivedMass& sums, Executor& executor) {
+    scratch_.resize(static_cast<std::size_t>(executor.width()));
+    find_totals(executor);
+    for_chunks(executor, [&](std::int64_t begin, std::int64_t end, RowProducts::Scratch& scratch) {
+      double part[HeadKeys::kBlock];
+      const float* s = exponents(begin, end, scratch);
+      std::copy(&sums.mass[static_cast<std::size_t>(begin)],
+                sums.mass.data() + static_cast<std::size_t>(end), part);
+      std::fill(part + (end - begin), part + HeadKeys::kBlock, 0.0);
+      tile::row_kernels().add_shares(s, s_vec(), vecs(begin, end), count(), total_.data(), part);
+      std::copy_n(part, end - begin, &sums.mass[static_cast<std::size_t>(begin)]);
+      count_rows(begin, end, sums.rows);
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kChunk = HeadKeys::kChunk, kBlock = HeadKeys::kBlock;
+  int count() const { return products_.count(); }
+  std::ptrdiff_t s_vec() const { return std::ptrdiff_t{products_.padded()} * kLanes; }
+  static int vecs(std::int64_t begin, std::int64_t end) {
+    return static_cast<int>((end - begin + kLanes - 1) / kLanes);
+  }
+
+  // work(begin, end, scratch) for blocks of keys, those of a chunk in turn.
+  template <typename Work>
+  void for_chunks(Executor& executor, const Work& work) {
+    executor.run((seen_ + kChunk - 1) / kChunk, [&](std::int64_t chunk, int worker) {
+      const std::int64_t last = std::min(seen_, (chunk + 1) * kChunk);
+      for (std::int64_t begin = chunk * kChunk; begin < last; begin += kBlock)
+        work(begin, std::min(last, begin + kBlock), scratch_[static_cast<std::size_t>(worker)]);
+    });
+  }
+
+  // [vec][row][16] of keys [begin, end), kMasked where a row does not see a key.
+  const float* exponents(std::int64_t begin, std::int64_t end, RowProducts::Scratch& scratch) {
+    float* s = products_.run(keys_ + begin, dtype_, end - begin, scratch);
+    const std::int64_t lanes = std::int64_t{vecs(begin, end)} * kLanes;
+    if (least_ >= begin + lanes) return s;
+    for (std::int64_t r = 0; r < count(); ++r)
+      for (std::int64_t i = std::max<std::int64_t>(0, end_[static_cast<std::size_t>(r)] - begin);
+           i < lanes; ++i)
+        s[i / kLanes * s_vec() + r * kLanes + i % kLanes] = tile::kMasked;
+    return s;
+  }
+
+  // The log2 of what the exponentials of each row add up to. A row with NaN or infinity in it sees
+  // nothing from then on.
+  void find_totals(Executor& executor) {
+    const std::int64_t size = std::int64_t{count()} * kLanes,
+                       chunks = (seen_ + kChunk - 1) / kChunk;
+    Buffer<float> m(chunks * size), l(chunks * size);
+    std::fill_n(m.data(), chunks * size, tile::kEmptyMax);
+    std::fill_n(l.data(), chunks * size, 0.0f);
+    const tile::RowKernels& kernels = tile::row_kernels();
+    for_chunks(executor, [&](std::int64_t begin, std::int64_t end, RowProducts::Scratch& scratch) {
+      const std::int64_t at = begin / kChunk * size;
+      kernels.add_log_sums(exponents(begin, end, scratch), s_vec(), vecs(begin, end), count(),
+                           m.data() + at, l.data() + at);
+    });
+    total_.resize(static_cast<std::size_t>(count()));
+    for (std::int64_t r = 0; r < count(); ++r) {
+      double sum = 0, top = double{tile::kEmptyMax};
+      for (std::int64_t c = 0; c < chunks; ++c) {
+        const std::int64_t at = c * size + r * kLanes;
+        const double x = double{kernels.total(m.data() + at, l.data() + at)};
+        if (x == -std::numeric_limits<double>::infinity()) continue;
+        sum = x > top ? sum * std::exp2(top - x) + 1 : sum + std::exp2(x - top);
+        top = std::max(top, x);
+      }
+      const auto total = static_cast<float>(top + std::log2(sum));
+      const bool good = std::isfinite(total);
+      total_[static_cast<std::size_t>(r)] = good ? total : 0.0f;
+      if (!good) end_[static_cast<std::size_t>(r)] = least_ = 0;
+    }
+  }
+
+  // How many rows see each key.
+  void count_rows(std::int64_t begin, std::int64_t end, std::vector<double>& rows) const {
+    double everywhere = 0;
+    for (const std::int64_t e : end_) {
+      if (e >= end) ++everywhere;
+      for (std::int64_t j = begin; e < end && j < e; ++j) rows[static_cast<std::size_t>(j)] += 1;
+    }
+    for (std::int64_t j = begin; j < end; ++j) rows[static_cast<std::size_t>(j)] += everywhere;
+  }
+
+  RowProducts products_;
+  std::vector<std::int64_t> end_;
+  const void* const* keys_;
+  DType dtype_;
+  std::int64_t seen_, least_;  // keys that any row sees, and that all rows see
+  std::vector<float> total_;
+  std::vector<RowProducts::Scratch> scratch_;  // a worker
+};
+
+}  // namespace
 
 void ReceivedMass::add(const ScoreInputs& in, std::int64_t b, std::int64_t h_kv, std::int64_t first,
                        std::int64_t last, std::int64_t stride, Executor& executor) {
@@ -14,41 +127,22 @@ void ReceivedMass::add(const ScoreInputs& in, std::int64_t b, std::int64_t h_kv,
   std::vector<std::int64_t> queries;
   for (std::int64_t i = first; i < last; ++i)
     if (in.visibility.end(i) > 0 && in.visibility.position(i) % stride == 0) queries.push_back(i);
-  if (queries.empty()) return;
   std::vector<const void*> keys(static_cast<std::size_t>(n));
   for (std::int64_t j = 0; j < n; ++j) keys[static_cast<std::size_t>(j)] = row(in.k, b, h_kv, j);
 
-  // Some rows at a time, added key by key in their order: the same bits for any number of threads.
-  constexpr std::int64_t kRows = 32, kKeys = 4096;
-  const tile::RowKernels& kernels = tile::row_kernels();
   const auto all = static_cast<std::int64_t>(queries.size()) * group;
-  std::vector<float> shares(static_cast<std::size_t>(std::min(all, kRows) * n));
-  std::vector<std::int64_t> ends(static_cast<std::size_t>(std::min(all, kRows)));
-  for (std::int64_t begin = 0; begin < all; begin += kRows) {
-    const std::int64_t count = std::min(kRows, all - begin);
-    executor.run(count, [&](std::int64_t r, int) {
+  for (std::int64_t begin = 0; begin < all; begin += Rows::kMost) {
+    const std::int64_t count = std::min(Rows::kMost, all - begin);
+    RowsF q(count, d);
+    std::vector<std::int64_t> ends;
+    for (std::int64_t r = 0; r < count; ++r) {
       const std::int64_t i = queries[static_cast<std::size_t>((begin + r) / group)];
-      const std::int64_t h = h_kv * group + (begin + r) % group;
-      std::vector<float> q(static_cast<std::size_t>(d));
-      kernels.to_f32(row(in.q, b, h, i), in.q.dtype, static_cast<int>(d), q.data());
-      for (float& x : q) x *= in.scale * tile::kLog2E;
-      const auto end = static_cast<int>(in.visibility.end(i));
-      float* share = shares.data() + r * n;
-      kernels.dots(q.data(), keys.data(), in.k.dtype, end, static_cast<int>(d), share);
-      const float sum = kernels.exp2s(share, end, kernels.max(share, end), share);
-      const bool good = sum > 0 && sum < std::numeric_limits<float>::infinity();
-      ends[static_cast<std::size_t>(r)] = good ? end : 0;
-      for (int j = 0; good && j < end; ++j) share[j] /= sum;
-    });
-    executor.run((n + kKeys - 1) / kKeys, [&](std::int64_t block, int) {
-      for (std::int64_t r = 0; r < count; ++r) {
-        const std::int64_t end = std::min(ends[static_cast<std::size_t>(r)], (block + 1) * kKeys);
-        for (std::int64_t j = block * kKeys; j < end; ++j) {
-          mass[static_cast<std::size_t>(j)] += double{shares[static_cast<std::size_t>(r * n + j)]};
-          rows[static_cast<std::size_t>(j)] += 1;
-        }
-      }
-    });
+      tile::row_kernels().to_f32(row(in.q, b, h_kv * group + (begin + r) % group, i), in.q.dtype,
+                                 static_cast<int>(d), q.row(r).data());
+      ends.push_back(std::min(n, in.visibility.end(i)));
+    }
+    q *= in.scale * tile::kLog2E;
+    Rows(q, std::move(ends), keys.data(), in.k.dtype).add_to(*this, executor);
   }
 }
 

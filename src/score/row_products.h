@@ -19,7 +19,8 @@ class RowProducts {
     std::vector<const void*> pointers;
   };
 
-  explicit RowProducts(const RowsF& rows);
+  explicit RowProducts(const RowsF& rows,
+                       const tile::Kernels& kernels = tile::kernels(Compute::kF32, DType::kF32));
   int count() const { return count_; }
   /// Rows of the result, a few more than count().
   int padded() const { return padded_; }
@@ -27,12 +28,15 @@ class RowProducts {
   /// Products with keys [first, first + n), n at most HeadKeys::kBlock; rows of `keys` up to a
   /// whole block must exist. Returns [vec][padded()][16]; lane i % 16 of vec i / 16 is key first +
   /// i.
-  const float* run(const RowsF& keys, std::int64_t first, std::int64_t n, Scratch&) const;
+  float* run(const RowsF& keys, std::int64_t first, std::int64_t n, Scratch&) const;
+  /// The same for n rows of any dtype, anywhere.
+  float* run(const void* const* keys, DType dtype, std::int64_t n, Scratch&) const;
 
  private:
   const tile::Kernels& kernels_;
   int count_, padded_, d_, d_pad_;
-  Buffer<float> block_;
+  std::int64_t row_bytes_;
+  Buffer<std::byte> block_;
 };
 
 }  // namespace prescore

@@ -106,6 +106,13 @@ struct RowKernels {
   /// attend to; rank orders by it (larger is better, below 2^22, NaN is 0).
   void (*rank_nodes)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
                      const float* total, float* top, std::uint32_t* rank);
+  /// add_totals without weights, exact: exponents are s, hidden keys kMasked.
+  void (*add_log_sums)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float* m,
+                       float* l);
+  /// sum[node] += 2^(s - total[row]) for each row in turn, in f64: the same bits for rows that come
+  /// in one call or in many.
+  void (*add_shares)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, const float* total,
+                     double* sum);
   /// The smallest rank t > 0 for which the counts of all entries with rank >= t are within `limit`.
   /// Of those just below t the first are raised to t for as long as they fit. Counts are whole
   /// numbers below 2^24 in all.

@@ -36,6 +36,38 @@ void add_totals(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float 
   }
 }
 
+void add_log_sums(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float* m, float* l) {
+  const D d;
+  for (int i = 0; i < rows * kParts; ++i) {  // machine vectors of (m, l)
+    const float* at = s + i / kParts * kLanes + i % kParts * kN;
+    const V m_old = hn::LoadU(d, m + i * kN);
+    V top = m_old, sum = hn::Zero(d);
+    for (int v = 0; v < vecs; ++v) top = hn::Max(top, hn::Load(d, at + v * s_vec));
+    for (int v = 0; v < vecs; ++v)
+      sum = hn::Add(sum, exp2_or_zero(hn::Sub(hn::Load(d, at + v * s_vec), top)));
+    const V alpha = exp2_or_zero(hn::Sub(m_old, top));
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, l + i * kN), alpha, sum), d, l + i * kN);
+    hn::StoreU(top, d, m + i * kN);
+  }
+}
+
+void add_shares(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, const float* total,
+                double* sum) {
+  const D d;
+  alignas(64) float share[kN];
+  for (int i = 0; i < vecs * kParts; ++i) {  // machine vectors of nodes
+    const float* at = s + i / kParts * s_vec + i % kParts * kN;
+    double all[kN];
+    std::copy_n(sum + i * kN, kN, all);
+    for (int row = 0; row < rows; ++row) {
+      const V x = hn::Sub(hn::Load(d, at + row * kLanes), hn::Set(d, total[row]));
+      hn::Store(exp2_or_zero(x), d, share);
+      for (int j = 0; j < kN; ++j) all[j] += double{share[j]};
+    }
+    std::copy_n(all, kN, sum + i * kN);
+  }
+}
+
 float total(const float* m, const float* l) {
   const D d;
   V top = hn::LoadU(d, m);
