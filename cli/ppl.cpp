@@ -68,7 +68,7 @@ void Ppl::run() const {
   report.score = score, report.ctx = ctx, report.chunks = chunks;
   report.threads = model.thread_count();
   for (const std::string& m : methods) {
-    Setting setting{m, method.options(), replaced};
+    Setting setting{m, method.options(&loaded), replaced};
     if (m != "stock") setting.options.plan.method = host::parse_method("--methods", m);
     Measurement measurement(protocol, setting, loaded, session, tokens);
     report.rows.push_back(measurement.run());
@@ -86,6 +86,7 @@ void Ppl::run() const {
                           {"cluster", method.cluster},
                           {"route_stride", method.route_stride},
                           {"key_score", method.key_score},
+                          {"pre_rope", method.pre_rope},
                           {"hyper",
                            {{"projections", method.hyper.projections},
                             {"block", method.hyper.block},

@@ -55,12 +55,14 @@ void Run::run() const {
   host::check_count("n", generate, 0, host::kMostKeys / 2);
   if (!(temperature >= 0)) throw BadInput("--temp, want a number from 0");
   const bool stock = method_name == "stock";
-  Options options = method.options();
-  if (!stock) options.plan.method = host::parse_method("--method", method_name);
+  method.options();
+  if (!stock) host::parse_method("--method", method_name);
   model.check();
   const std::string prompt = read_file(prompt_file);
 
   const Model loaded(model);
+  Options options = method.options(&loaded);
+  if (!stock) options.plan.method = host::parse_method("--method", method_name);
   std::vector<llama_token> tokens = loaded.tokenize(prompt);
   if (tokens.empty()) throw BadInput(fmt::format("{} is empty", prompt_file));
   const auto n = static_cast<std::int64_t>(tokens.size());

@@ -8,6 +8,7 @@
 #include "common/names.h"
 #include "errors.h"
 #include "files.h"
+#include "session.h"
 
 namespace prescore::cli {
 namespace {
@@ -90,6 +91,7 @@ void MethodFlags::add_scores(CLI::App& app) {
   option("--cluster-score", cluster_score, "kmeans and its kin: distance, relative, nearness");
   option("--clusters", scoring.clusters, "kmeans and its kin: clusters, 0: head size + 1");
   flag("--centred-keys", scoring.centred, "norm, leverage: of the keys less their mean");
+  flag("--pre-rope", pre_rope, "Score keys as they were before their rotation by position");
   flag("--value-weighted", scoring.value_weighted, "expected, received: times the value's norm");
   option("--score-segment", scoring.segment, "Far keys end at multiples of it");
   option("--score-growth", scoring.growth,
@@ -97,12 +99,13 @@ void MethodFlags::add_scores(CLI::App& app) {
   option("--query-stride", scoring.query_stride, "expected, received: every n-th query is used");
 }
 
-Options MethodFlags::options() const {
+Options MethodFlags::options(const Model* model) const {
   Options o;
   o.plan.budget = budget, o.plan.window = window, o.plan.sinks = sinks, o.plan.tile = tile;
   o.plan.open_groups = open_groups, o.plan.open_segments = open_segments;
   o.plan.route_stride = route_stride, o.plan.standin_share = standin_share;
   o.score = scoring;
+  if (pre_rope && model != nullptr) o.score.rotation = model->rotation();
   o.score.cluster_score = host::parse_cluster_score("--cluster-score", cluster_score);
   o.plan.selection = host::parse_selection("--selection", selection);
   o.plan.least_score = choice.least_score, o.plan.share = choice.share;

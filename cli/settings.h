@@ -13,6 +13,8 @@ class App;
 
 namespace prescore::cli {
 
+class Model;
+
 /// Flags as given, before checking.
 struct MethodFlags {
   std::int64_t budget, window, sinks, tile, open_groups, open_segments, route_stride, cluster,
@@ -24,12 +26,13 @@ struct MethodFlags {
   /// What the scored keys are chosen by, and how they are scored (only what the flags change).
   PlanOptions choice;
   ScoreOptions scoring;
-  bool packed = false;
+  bool packed = false, pre_rope = false;
 
   MethodFlags();
   void add_to(CLI::App& app);
-  /// Options with everything but the method. Throws Error with one sentence.
-  Options options() const;
+  /// Options with everything but the method; what --pre-rope undoes is the model's. Throws Error
+  /// with one sentence.
+  Options options(const Model* model = nullptr) const;
 
  private:
   void add_scores(CLI::App& app);

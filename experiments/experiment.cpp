@@ -25,7 +25,7 @@ int Flags::thread_count() const {
   return threads ? static_cast<int>(*threads) : cli::machine_threads();
 }
 
-Options options_of(const Candidate& candidate, std::int64_t budget) {
+Options options_of(const Candidate& candidate, std::int64_t budget, const cli::Model* model) {
   CLI::App app;
   cli::MethodFlags flags;
   std::string method;
@@ -37,7 +37,7 @@ Options options_of(const Candidate& candidate, std::int64_t budget) {
     throw cli::BadInput(fmt::format("method \"{}\": {}", candidate.flags, e.what()));
   }
   if (app.count("--budget") == 0) flags.budget = budget;
-  Options o = flags.options();
+  Options o = flags.options(model);
   o.plan.method = host::parse_method("method", method);
   return o;
 }

@@ -25,7 +25,7 @@ struct Candidate {
 };
 
 /// Options of a candidate with a budget. Throws Error or cli::BadInput.
-Options options_of(const Candidate&, std::int64_t budget);
+Options options_of(const Candidate&, std::int64_t budget, const cli::Model* model = nullptr);
 
 /// Mean number of keys that a query read: all of them, and stand-ins beside.
 double keys_per_query(const Counters&);

@@ -30,9 +30,11 @@ const std::vector<Candidate>& default_candidates() {
       {"top-k key difference", "topk --key-score keydiff"},
       {"top-k k-means", "topk --key-score kmeans"},
       {"top-k k-means relative", "topk --key-score kmeans --cluster-score relative"},
+      {"top-k k-means, pre-RoPE", "topk --key-score kmeans --pre-rope"},
       {"top-k k-medians", "topk --key-score kmedian"},
       {"top-k kernel k-means", "topk --key-score kernel_kmeans"},
       {"top-k leverage", "topk --key-score leverage"},
+      {"top-k leverage, pre-RoPE", "topk --key-score leverage --pre-rope"},
       {"top-k universal set", "topk --key-score universal"},
       {"top-k expected", "topk --key-score expected"},
       {"top-k received", "topk --key-score received"},
@@ -230,7 +232,7 @@ void Lm::run() {
       const json key = {
           {"text", text_name}, {"layers", set}, {"flags", exact.flags}, {"budget", budget}};
       const json& row = journal.row(key, [&] {
-        cli::Setting setting{"", options_of(exact, budget),
+        cli::Setting setting{"", options_of(exact, budget, &loaded),
                              host::parse_layers("--layers", set, loaded.layers())};
         setting.method = host::name_of(setting.options.plan.method);
         return to_row(cli::Measurement(protocol, setting, loaded, session, tokens).run());

@@ -162,7 +162,8 @@ void Retrieval::run() {
                          [&]() -> json {
                            const Prompt p = make_prompt(
                                loaded, kind, static_cast<std::uint64_t>(seed), depth, ctx);
-                           const Outcome o = ask(loaded, session, p, options_of(m, sizes[b]));
+                           const Outcome o =
+                               ask(loaded, session, p, options_of(m, sizes[b], &loaded));
                            return {
                                {"generated", o.generated}, {"forced", o.forced}, {"keys", o.keys}};
                          })

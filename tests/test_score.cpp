@@ -458,6 +458,67 @@ TEST(Score, MoreClustersThanKeys) {
   }
 }
 
+// Rotates the keys of a tensor as RoPE does, by the definition.
+std::vector<float> rotated(const std::vector<float>& keys, std::int64_t n, std::int64_t d,
+                           const Rotation& r) {
+  std::vector<float> out = keys;
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t p = 0; p < r.dims / 2; ++p) {
+      const auto a = static_cast<std::size_t>(i * d + (r.interleaved ? 2 * p : p));
+      const std::size_t b = a + static_cast<std::size_t>(r.interleaved ? 1 : r.dims / 2);
+      const double angle =
+          static_cast<double>(i) * r.position_scale *
+          std::pow(r.base, -2.0 * static_cast<double>(p) / static_cast<double>(r.dims));
+      const double x = double{keys[a]}, y = double{keys[b]};
+      out[a] = static_cast<float>(x * std::cos(angle) - y * std::sin(angle));
+      out[b] = static_cast<float>(x * std::sin(angle) + y * std::cos(angle));
+    }
+  }
+  return out;
+}
+
+TEST(Score, RotationIsUndone) {
+  constexpr std::int64_t kN = 2500, kD = 16;
+  std::mt19937_64 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> keys(kN * kD);
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    keys[i] = normal(random) + (i % kD == 3 ? 2.0f : 0.0f);  // not alike in all directions
+  const auto executor = make_executor(2);
+  const auto scores = [&](const std::vector<float>& k, const ScoreOptions& o) {
+    std::vector<float> out(kN);
+    score_keys(Tensor::contiguous(k.data(), DType::kF32, 1, 1, kN, kD), kN, o, out.data(),
+               *executor);
+    return out;
+  };
+  for (const Rotation& r : {Rotation{16, 10000, false, 1}, Rotation{16, 500000, true, 0.25},
+                            Rotation{8, 100, false, 1}}) {
+    const std::vector<float> turned = rotated(keys, kN, kD, r);
+    for (const Score score : {Score::kLeverage, Score::kKeyDiff, Score::kUniversal}) {
+      ScoreOptions o;
+      o.score = score;
+      const std::vector<float> want = scores(keys, o), without = scores(turned, o);
+      o.rotation = r;
+      const std::vector<float> got = scores(turned, o);
+      double error = 0, change = 0, size = 0;
+      for (std::size_t i = 0; i < kN; ++i) {
+        error = std::max(error, std::abs(double{got[i]} - double{want[i]}));
+        change = std::max(change, std::abs(double{without[i]} - double{want[i]}));
+        size = std::max(size, std::abs(double{want[i]}));
+      }
+      EXPECT_LT(error, 1e-4 * size);
+      EXPECT_GT(change, 1e-2 * size);
+    }
+  }
+  ScoreOptions bad;
+  bad.rotation.dims = 7;
+  EXPECT_THROW(scores(keys, bad), Error);
+  bad.rotation.dims = 18;
+  EXPECT_THROW(scores(keys, bad), Error);
+  bad.rotation = {8, 0, false, 1};
+  EXPECT_THROW(scores(keys, bad), Error);
+}
+
 TEST(Score, BadInputIsAnError) {
   const Storage k(DType::kF32, {1, 1, 10, 4});
   float out[10] = {};

@@ -33,12 +33,26 @@ enum class KernelKMeans : std::uint8_t {
   kDistance,  ///< plain k-means, then the distance in the kernel's space to the own centroid
 };
 
+/// How keys were rotated by position (RoPE), pair by pair by position x base^(-2 pair / dims).
+struct Rotation {
+  std::int64_t dims = 0;  ///< first elements of a key that are rotated, an even number; 0: none
+  double base = 10000;
+  bool interleaved = false;   ///< pairs are elements 2i and 2i + 1, else i and i + dims / 2
+  double position_scale = 1;  ///< linear scaling: positions are multiplied by it
+
+  friend bool operator==(const Rotation&, const Rotation&) = default;
+};
+
 struct ScoreOptions {
   Score score = Score::kLeverage;
   std::uint64_t seed = 0;
   /// Norms and leverage: of the keys less the mean of the fitted ones. K-means does not depend on
   /// it.
   bool centred = false;
+  /// Undone before keys are scored: key j of a tensor stands at position j. Without effect on
+  /// scores that look at values or at how queries meet keys (value norm, expected, received,
+  /// oracle).
+  Rotation rotation = {};
 
   // The k-means family. More clusters than keys: as many as keys.
   std::int64_t clusters = 0;     ///< 0: d + 1 (2505.11040, section 4)

@@ -1,19 +1,22 @@
 #include "score/head_keys.h"
 
 #include "common/views.h"
+#include "score/unrotate.h"
 #include "tile/tile.h"
 
 namespace prescore {
 
 HeadKeys::HeadKeys(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t begin,
-                   std::int64_t end, Executor& executor)
+                   std::int64_t end, Executor& executor, const Rotation& rotation)
     : rows_(round_up(end - begin, kBlock), k.shape[3]),
       finite_(static_cast<std::size_t>(end - begin)) {
   rows_.bottomRows(rows_.rows() - n()).setZero();
   executor.run(chunks(), [&](std::int64_t c, int) {
+    Unrotate unrotate(rotation);
     for (std::int64_t i = this->begin(c); i < this->end(c); ++i) {
       tile::row_kernels().to_f32(row(k, b, h, begin + i), k.dtype, static_cast<int>(d()),
                                  rows_.row(i).data());
+      unrotate(begin + i, rows_.row(i).data());
       const bool finite = rows_.row(i).allFinite();
       if (!finite) rows_.row(i).setZero();
       finite_[static_cast<std::size_t>(i)] = finite;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "prescore/executor.h"
-#include "prescore/types.h"
+#include "prescore/score.h"
 
 namespace prescore {
 
@@ -19,9 +19,9 @@ class HeadKeys {
   static constexpr std::int64_t kChunk = 2048;  ///< keys of a chunk
   static constexpr std::int64_t kBlock = 256;   ///< keys of a matrix product, a divisor of kChunk
 
-  /// Keys [begin, end) of a head of any tensor.
+  /// Keys [begin, end) of a head of any tensor, without the rotation that they carry.
   HeadKeys(const Tensor& k, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t end,
-           Executor& executor);
+           Executor& executor, const Rotation& rotation = {});
   /// n zero rows as finite as those of `like`, to be filled.
   HeadKeys(const HeadKeys& like, std::int64_t d);
 

@@ -90,6 +90,7 @@ std::span<const ScoreLevel> KeyScores::levels() const noexcept { return impl_->v
 void KeyScores::extend(const ScoreInputs& in, Executor& executor) {
   check_inputs(in);
   Impl& x = *impl_;
+  check_rotation(x.options.rotation, in.k.shape[3]);
   const std::array<std::int64_t, 4> shape{in.k.shape[0], in.k.shape[1], in.q.shape[1],
                                           in.k.shape[3]};
   if (x.n == 0 || !in.visibility.causal) x.reset(), x.shape = shape;
@@ -177,7 +178,8 @@ Fitted KeyScores::Impl::fit(const ScoreInputs& in, const Level& level, std::int6
   const std::int64_t b = bh / shape[1], h = bh % shape[1], group = shape[2] / shape[1];
   const Score s = options.score;
   if (s == Score::kReceived || s == Score::kOracle || s == Score::kRandom) return nullptr;
-  const HeadKeys rows(s == Score::kValueNorm ? in.v : in.k, b, h, 0, keys, executor);
+  const HeadKeys rows(s == Score::kValueNorm ? in.v : in.k, b, h, 0, keys, executor,
+                      rotation_of(options));
   if (s != Score::kExpected)
     return fit_score(rows, options, static_cast<std::uint64_t>(bh), executor);
   std::vector<QueryMoments> total(static_cast<std::size_t>(group));

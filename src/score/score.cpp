@@ -29,6 +29,11 @@ void check_score_options(const ScoreOptions& o) {
         o.sketch_rows, "0 to 2^30");
   check(o.degree >= 2 && o.degree <= 64 && o.degree % 2 == 0, "score", "degree", o.degree,
         "an even number from 2 to 64");
+  check_rotation(o.rotation, tile::kMaxDim);
+  number("base of the rotation", o.rotation.base,
+         o.rotation.base > 0 && std::isfinite(o.rotation.base), "a finite number above 0");
+  number("scale of positions", o.rotation.position_scale, std::isfinite(o.rotation.position_scale),
+         "a finite number");
   number("ridge", o.ridge, o.ridge >= 0 && std::isfinite(o.ridge), "a finite number, at least 0");
   number("sigma", o.sigma, o.sigma >= 0 && std::isfinite(o.sigma), "a finite number, at least 0");
   check(o.segment >= 1 && o.segment <= (std::int64_t{1} << 30), "score", "segment", o.segment,
@@ -36,6 +41,16 @@ void check_score_options(const ScoreOptions& o) {
   check(o.query_stride >= 1, "score", "query stride", o.query_stride, "at least 1");
   number("growth", o.growth, o.growth == 0 || (o.growth >= 1 && o.growth <= 1e6),
          "0 or a factor from 1 to 10^6");
+}
+
+void check_rotation(const Rotation& r, std::int64_t d) {
+  check(r.dims >= 0 && r.dims <= d && r.dims % 2 == 0, "score", "rotated elements", r.dims,
+        "an even number up to the head size, " + std::to_string(d));
+}
+
+Rotation rotation_of(const ScoreOptions& o) {
+  const bool keys = o.score != Score::kValueNorm && o.score != Score::kExpected;
+  return keys ? o.rotation : Rotation{};
 }
 
 Fitted fit_score(const HeadKeys& keys, const ScoreOptions& o, std::uint64_t stream,
@@ -68,7 +83,7 @@ void apply_score(const FittedScore* fitted, const Tensor& k, std::int64_t b, std
       out[i] = static_cast<float>(mix(start + static_cast<std::uint64_t>(i)) >> 40) * 0x1p-24f;
     return;
   }
-  const HeadKeys keys(k, b, h, begin, end, executor);
+  const HeadKeys keys(k, b, h, begin, end, executor, rotation_of(o));
   fitted->apply(keys, out + begin, executor);
   for (std::int64_t i = begin; i < end; ++i)
     if (!keys.finite(i - begin) || std::isnan(out[i]))
@@ -82,11 +97,12 @@ void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& o, float* o
   check(o.fit >= 0 && o.fit <= n, "score", "keys to fit", o.fit, "0 to the number of keys scored");
   check(out != nullptr, "score", "output pointer", 0, "not null");
   check_score_options(o);
+  check_rotation(o.rotation, k.shape[3]);
   for (std::int64_t head = 0; head < k.shape[0] * k.shape[1]; ++head) {
     const std::int64_t b = head / k.shape[1], h = head % k.shape[1];
     Fitted fitted;
     if (o.score != Score::kRandom)
-      fitted = fit_score(HeadKeys(k, b, h, 0, o.fit > 0 ? o.fit : n, executor), o,
+      fitted = fit_score(HeadKeys(k, b, h, 0, o.fit > 0 ? o.fit : n, executor, rotation_of(o)), o,
                          static_cast<std::uint64_t>(head), executor);
     apply_score(fitted.get(), k, b, h, 0, n, o, out + head * n, executor);
   }

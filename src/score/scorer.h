@@ -35,6 +35,10 @@ Fitted fit_score(const HeadKeys&, const ScoreOptions&, std::uint64_t stream, Exe
 
 /// Throws Error on options out of range.
 void check_score_options(const ScoreOptions&);
+/// The same for keys of head size d.
+void check_rotation(const Rotation&, std::int64_t d);
+/// What HeadKeys must undo for this score.
+Rotation rotation_of(const ScoreOptions&);
 
 /// Scores keys [begin, end) of head h of k into out[begin, end). A key that is not finite gets
 /// +inf: it is read first, so that it shows in the output as it would in dense attention. `fitted`
