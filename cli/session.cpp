@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "errors.h"
+#include "llama/rotation.h"
 
 namespace prescore::cli {
 namespace {
@@ -82,33 +83,9 @@ std::string Model::description() const {
   return text;
 }
 
-// Empty where the model has no such entry.
-std::string Model::meta(const std::string& key) const {
-  char text[256] = {};
-  return llama_model_meta_val_str(get(), key.c_str(), text, sizeof text) < 0 ? "" : text;
-}
-
 Rotation Model::rotation() const {
-  const llama_rope_type type = llama_model_rope_type(get());
-  const std::string arch = meta("general.architecture");
-  const std::string scaling = meta(arch + ".rope.scaling.type");
-  if (type != LLAMA_ROPE_TYPE_NORM && type != LLAMA_ROPE_TYPE_NEOX)
-    throw BadInput(fmt::format(
-        "--pre-rope: the positions of {} models are not rotated in pairs of one head", arch));
-  if (yarn_ || !(scaling.empty() || scaling == "none" || scaling == "linear"))
-    throw BadInput("--pre-rope: the rotation is scaled (YaRN or the like), want none or linear");
-  const auto number = [&](const char* key, double otherwise) {
-    const std::string text = meta(arch + key);
-    return text.empty() ? otherwise : std::stod(text);
-  };
-  const double head = static_cast<double>(llama_model_n_embd(get())) / llama_model_n_head(get());
-  Rotation r;
-  r.dims = static_cast<std::int64_t>(
-      number(".rope.dimension_count", number(".attention.key_length", head)));
-  r.base = number(".rope.freq_base", 10000);
-  r.interleaved = type == LLAMA_ROPE_TYPE_NORM;
-  r.position_scale = static_cast<double>(llama_model_rope_freq_scale_train(get()));
-  return r;
+  if (yarn_) throw BadInput("--pre-rope with --yarn: a stretched rotation cannot be undone");
+  return host::rotation_of(get());
 }
 
 std::vector<llama_token> Model::tokenize(const std::string& text, std::int64_t most) const {

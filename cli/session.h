@@ -26,7 +26,7 @@ class Model {
   int vocab_size() const { return llama_vocab_n_tokens(vocab()); }
   int layers() const { return llama_model_n_layer(get()); }
   std::string description() const;
-  /// How its keys are rotated by position. Throws BadInput where that cannot be undone.
+  /// See host::rotation_of; not with --yarn.
   Rotation rotation() const;
 
   /// Tokens of a text; `most` > 0: at least that many where the text has them, the rest may be
@@ -36,8 +36,6 @@ class Model {
   std::string piece(llama_token token) const;
 
  private:
-  std::string meta(const std::string& key) const;
-
   std::unique_ptr<llama_model, decltype(&llama_model_free)> model_{nullptr, llama_model_free};
   bool yarn_ = false;
 };

@@ -2,6 +2,7 @@
 // us.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -9,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "common/layer_set.h"
 #include "llama/llama_host.h"
+#include "llama/rotation.h"
 #include "tiny_model.h"
 
 namespace prescore::test {
@@ -273,6 +276,38 @@ TEST(LlamaHost, RunsTheDefaultModel) {
   // Its weights are quantised: any rounding before them becomes a step.
   EXPECT_LT(relative(ours.read(tokens), stock.read(tokens)), 0.05);
   EXPECT_EQ(ours.host.stats().taken, llama_model_n_layer(model.get()));
+}
+
+// In the first layer keys of one token differ by their rotation only.
+TEST(LlamaHost, RotationOfTheModelIsUndone) {
+  for (const char* architecture : {"llama", "gemma2"}) {
+    TinyModel tiny;
+    tiny.architecture = architecture;
+    const Llama model = make_model(tiny);
+    ASSERT_NE(model, nullptr);
+    const Rotation rotation = host::rotation_of(model.get());
+    EXPECT_EQ(rotation.dims, 64);
+    EXPECT_EQ(rotation.interleaved, tiny.architecture == "llama");
+    Reader reader(model.get(), dense());
+    int seen = 0;
+    reader.host.runner().on_inputs([&](const std::string& cache, const Tensor&, const Tensor& k,
+                                       const Tensor&, const Visibility&, float) {
+      if (host::layer_of_cache(cache) != 0) return;
+      ++seen;
+      const auto spread = [&](const Rotation& r) {
+        ScoreOptions o;
+        o.score = Score::kKeyDiff, o.rotation = r;
+        std::vector<float> scores(static_cast<std::size_t>(k.shape[1] * 300));
+        score_keys(k, 300, o, scores.data(), *make_serial_executor());
+        const auto [least, most] = std::minmax_element(scores.begin(), scores.begin() + 300);
+        return double{*most} - double{*least};
+      };
+      EXPECT_LT(spread(rotation), 1e-4);
+      EXPECT_GT(spread({}), 1e-2);
+    });
+    reader.read(std::vector<llama_token>(300, 7));
+    EXPECT_EQ(seen, tiny.architecture == "llama" ? 1 : 0);  // gemma2: capped, not ours
+  }
 }
 
 }  // namespace
