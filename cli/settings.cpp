@@ -97,6 +97,8 @@ void MethodFlags::add_scores(CLI::App& app) {
   option("--score-growth", scoring.growth,
          "Keys of a fit over those of the one before, 0: by score");
   option("--query-stride", scoring.query_stride, "expected, received: every n-th query is used");
+  option("--score-distance", scoring.distance,
+         "received, oracle: only queries so many positions after a key count");
 }
 
 Options MethodFlags::options(const Model* model) const {

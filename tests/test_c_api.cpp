@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 #include <thread>
@@ -95,6 +96,109 @@ TEST(CApi, DefaultsAreThoseOfCpp) {
   const prescore_index_options i = prescore_index_options_default();
   EXPECT_EQ(i.segment, IndexOptions{}.segment);
   EXPECT_EQ(i.cluster, IndexOptions{}.cluster);
+}
+
+// Every member of the score and hyper options changes the result, and changes it as in C++.
+TEST(CApi, ScoreAndHyperOptionsReachTheCore) {
+  struct Change {
+    const char* name;
+    Method method;
+    Score score;
+    std::function<void(Options&)> cpp;
+    std::function<void(prescore_options&, prescore_score_options&, prescore_hyper_options&)> c;
+  };
+  using O = Options;
+  using P = prescore_options;
+  using S = prescore_score_options;
+  using H = prescore_hyper_options;
+  const Method topk = Method::kTopK, hyper = Method::kPrescoredHyper;
+  const Change changes[] = {
+      {"clusters", topk, Score::kKMeans, [](O& o) { o.score.clusters = 3; },
+       [](P&, S& s, H&) { s.clusters = 3; }},
+      {"relative", topk, Score::kKMeans,
+       [](O& o) { o.score.cluster_score = ClusterScore::kRelative; },
+       [](P&, S& s, H&) { s.cluster_score = PRESCORE_CLUSTER_RELATIVE; }},
+      {"iterations", topk, Score::kKMedian, [](O& o) { o.score.iterations = 1; },
+       [](P&, S& s, H&) { s.iterations = 1; }},
+      {"sigma", topk, Score::kGaussianNorm, [](O& o) { o.score.sigma = 1e-3; },
+       [](P&, S& s, H&) { s.sigma = 1e-3; }},
+      {"kernel", topk, Score::kKernelKMeans, [](O& o) { o.score.kernel = KernelKMeans::kDistance; },
+       [](P&, S& s, H&) { s.kernel = PRESCORE_KERNEL_DISTANCE; }},
+      {"features", topk, Score::kKernelKMeans, [](O& o) { o.score.features = 8; },
+       [](P&, S& s, H&) { s.features = 8; }},
+      {"centred", topk, Score::kKeyNorm, [](O& o) { o.score.centred = true; },
+       [](P&, S& s, H&) { s.centred = 1; }},
+      {"rotation", topk, Score::kKeyDiff,
+       [](O& o) {
+         o.score.rotation = {24, 500, true, 2};
+       },
+       [](P&, S& s, H&) {
+         s.rotation_dims = 24, s.rotation_base = 500, s.rotation_interleaved = 1,
+         s.rotation_position_scale = 2;
+       }},
+      {"degree", topk, Score::kUniversal, [](O& o) { o.score.degree = 8; },
+       [](P&, S& s, H&) { s.degree = 8; }},
+      {"ridge", topk, Score::kLeverage, [](O& o) { o.score.ridge = 100; },
+       [](P&, S& s, H&) { s.ridge = 100; }},
+      {"sketched", topk, Score::kLeverage,
+       [](O& o) { o.score.leverage = Leverage::kSketched, o.score.sketch_rows = 32; },
+       [](P&, S& s, H&) { s.leverage = PRESCORE_LEVERAGE_SKETCHED, s.sketch_rows = 32; }},
+      {"segment and growth", topk, Score::kLeverage,
+       [](O& o) { o.score.segment = 128, o.score.growth = 1; },
+       [](P&, S& s, H&) { s.segment = 128, s.growth = 1; }},
+      {"values", topk, Score::kOracle, [](O& o) { o.score.value_weighted = true; },
+       [](P&, S& s, H&) { s.value_weighted = 1; }},
+      {"distance", topk, Score::kOracle, [](O& o) { o.score.distance = 660; },
+       [](P&, S& s, H&) { s.distance = 660; }},
+      {"threshold", topk, Score::kKeyNorm,
+       [](O& o) { o.plan.selection = Selection::kThreshold, o.plan.least_score = 1e6f; },
+       [](P& p, S&, H&) { p.selection = PRESCORE_SELECTION_THRESHOLD, p.least_score = 1e6f; }},
+      {"share", topk, Score::kKeyNorm,
+       [](O& o) { o.plan.selection = Selection::kShare, o.plan.share = .05f; },
+       [](P& p, S&, H&) { p.selection = PRESCORE_SELECTION_SHARE, p.share = .05f; }},
+      {"sample", topk, Score::kKeyNorm,
+       [](O& o) { o.plan.selection = Selection::kSample, o.plan.sample_weights = true; },
+       [](P& p, S&, H&) { p.selection = PRESCORE_SELECTION_SAMPLE, p.sample_weights = 1; }},
+      {"adaptive", topk, Score::kOracle, [](O& o) { o.plan.adaptive = 1; },
+       [](P& p, S&, H&) { p.adaptive = 1; }},
+      {"projections", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.projections = 2; },
+       [](P&, S&, H& h) { h.projections = 2; }},
+      {"block", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.block = 32; },
+       [](P&, S&, H& h) { h.block = 32; }},
+      {"samples", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.samples = 0; },
+       [](P&, S&, H& h) { h.samples = 0; }},
+      {"leaf", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.leaf = 128; },
+       [](P&, S&, H& h) { h.leaf = 128; }},
+      {"not centred", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.centred = false; },
+       [](P&, S&, H& h) { h.centred = 0; }},
+      {"selected", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.selected = 100; },
+       [](P&, S&, H& h) { h.selected = 100; }},
+  };
+  for (const Change& change : changes) {
+    SCOPED_TRACE(change.name);
+    Data plain(small()), cpp(small()), c(small());
+    Options o;
+    o.plan = small_plan(change.method, 200);
+    o.plan.score = change.score, o.threads = 1, o.score.segment = 64;
+    o.plan.hyper = {7, 16, 16, 64, true, 300};
+    attention(plain.q.view(), plain.k.view(), plain.v.view(), plain.state(), o);
+    change.cpp(o);
+    attention(cpp.q.view(), cpp.k.view(), cpp.v.view(), cpp.state(), o);
+    CCall call(c);
+    prescore_score_options scoring = prescore_score_options_default();
+    prescore_hyper_options sizes = prescore_hyper_options_default();
+    sizes.block = 16, sizes.samples = 16, sizes.leaf = 64, sizes.selected = 300;
+    scoring.segment = 64;
+    call.options.scoring = &scoring, call.options.hyper = &sizes;
+    call.options.method = static_cast<std::int32_t>(change.method);
+    call.options.score = static_cast<std::int32_t>(change.score);
+    call.options.budget = 200, call.options.sinks = 4, call.options.window = 24;
+    call.options.tile = 32, call.options.seed = o.plan.seed;
+    change.c(call.options, scoring, sizes);
+    ASSERT_EQ(call.run(), PRESCORE_OK) << prescore_last_error();
+    EXPECT_TRUE(cpp.o.same_bits(c.o));
+    EXPECT_FALSE(plain.o.same_bits(c.o));
+  }
 }
 
 TEST(CApi, PositionsAndAnIndexThatLives) {
@@ -216,6 +320,21 @@ TEST(CApi, EveryMistakeIsAStatusWithASentence) {
   expect_invalid("data", [](CCall& c) { c.v.data = nullptr; });
   expect_invalid("out", [](CCall& c) { c.out.data = nullptr; });
   expect_invalid("budget", [](CCall& c) { c.options.budget = -1; });
+  expect_invalid("selection", [](CCall& c) { c.options.selection = 4; });
+  expect_invalid("sample weights", [](CCall& c) { c.options.sample_weights = 2; });
+  expect_invalid("share", [](CCall& c) { c.options.share = 2; });
+  prescore_score_options scoring = prescore_score_options_default();
+  scoring.clusters = -1;
+  expect_invalid("clusters", [&](CCall& c) {
+    c.options.method = PRESCORE_METHOD_TOPK, c.options.scoring = &scoring;
+  });
+  scoring.struct_size = 1;
+  expect_invalid("size of scoring", [&](CCall& c) { c.options.scoring = &scoring; });
+  prescore_hyper_options hyper = prescore_hyper_options_default();
+  hyper.projections = 17;
+  expect_invalid("projections", [&](CCall& c) {
+    c.options.method = PRESCORE_METHOD_HYPER, c.options.hyper = &hyper;
+  });
 
   CCall call(data);
   EXPECT_EQ(prescore_attention(&call.q, nullptr, &call.v, &call.out, nullptr, nullptr),

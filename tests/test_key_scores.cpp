@@ -190,16 +190,22 @@ TEST(KeyScores, ExpectedAttentionAgreesWithTheOracle) {
 }
 
 TEST(KeyScores, ReceivedAttentionAgreesWithTheOracle) {
-  for (const Score score : {Score::kReceived, Score::kOracle}) {
+  for (const auto& [score, distance] : {std::pair{Score::kReceived, 0},
+                                        {Score::kReceived, 50},
+                                        {Score::kOracle, 0},
+                                        {Score::kOracle, 100},
+                                        {Score::kOracle, 1000}}) {
     const Data data(prompt(320, DType::kF32));
-    KeyScores scores(small(score));
+    ScoreOptions o = small(score);
+    o.distance = distance;
+    KeyScores scores(o);
     scores.extend(piece(data, 0, 320), *make_serial_executor());
     const ScoreLevel& level = scores.levels().back();
     const bool oracle = score == Score::kOracle;
     const std::int64_t until = oracle ? 320 : level.fit;
     for (std::int64_t bh = 0; bh < 4; ++bh) {
-      const auto want =
-          reference::received_attention(data.problem(), bh / 2, bh % 2, until, oracle ? 1 : 3);
+      const auto want = reference::received_attention(data.problem(), bh / 2, bh % 2, until,
+                                                      oracle ? 1 : 3, distance);
       for (std::int64_t j = 0; j < until; ++j) {
         const double x = want[static_cast<std::size_t>(j)];
         if (x > 0) {
@@ -238,6 +244,7 @@ TEST(KeyScores, ReceivedAttentionOfALongPrompt) {
 }
 
 TEST(KeyScores, BadInputIsAnError) {
+  EXPECT_THROW(KeyScores({.distance = -1}), Error);
   const Data data(prompt(100));
   const auto serial = make_serial_executor();
   EXPECT_THROW(KeyScores({.segment = 0}), Error);

@@ -64,6 +64,21 @@ enum {
   PRESCORE_SCORE_VALUE_NORM = 11,
   PRESCORE_SCORE_ORACLE = 12 /* knows later queries: a ceiling */
 };
+/* prescore_options.selection */
+enum {
+  PRESCORE_SELECTION_TOP = 0,
+  PRESCORE_SELECTION_THRESHOLD = 1, /* those with at least least_score */
+  PRESCORE_SELECTION_SHARE = 2,     /* the best until they hold `share` of the sum of all scores */
+  PRESCORE_SELECTION_SAMPLE = 3     /* drawn without replacement in proportion to the score */
+};
+/* prescore_score_options.cluster_score, .leverage and .kernel */
+enum {
+  PRESCORE_CLUSTER_DISTANCE = 0,
+  PRESCORE_CLUSTER_RELATIVE = 1,
+  PRESCORE_CLUSTER_NEARNESS = 2
+};
+enum { PRESCORE_LEVERAGE_RIDGE = 0, PRESCORE_LEVERAGE_EXACT = 1, PRESCORE_LEVERAGE_SKETCHED = 2 };
+enum { PRESCORE_KERNEL_FEATURES = 0, PRESCORE_KERNEL_DISTANCE = 1 };
 /* prescore_options.compute */
 enum { PRESCORE_COMPUTE_AUTO = 0, PRESCORE_COMPUTE_F32 = 1, PRESCORE_COMPUTE_BF16 = 2 };
 
@@ -97,6 +112,44 @@ typedef struct prescore_index_options {
   int32_t packed;     /* 1: keep a copy of keys and values ordered by cluster */
 } prescore_index_options;
 
+/* How keys are scored; what each member means and where it counts: ScoreOptions in
+ * prescore/score.h. The score itself and the seed stand in prescore_options. */
+typedef struct prescore_score_options {
+  size_t struct_size;
+  int32_t centred;
+  int32_t cluster_score;
+  int32_t leverage;
+  int32_t kernel;
+  int32_t value_weighted;
+  int32_t rotation_interleaved;
+  int64_t clusters;    /* 0: d + 1 */
+  int64_t iterations;  /* Lloyd iterations */
+  int64_t features;    /* 0: 2 d, at most 512 */
+  int64_t sketch_rows; /* 0: 8 d */
+  int64_t degree;
+  int64_t fit;     /* prescore_score_keys: keys that the score is fitted to; 0: all */
+  int64_t segment; /* causal: far keys end at multiples of it */
+  int64_t query_stride;
+  int64_t distance;
+  int64_t rotation_dims; /* rotated elements of a key; 0: scored as they are */
+  double sigma;          /* 0: from the keys */
+  double ridge;
+  double growth; /* 0: by score */
+  double rotation_base;
+  double rotation_position_scale;
+} prescore_score_options;
+
+/* HyperAttention: HyperOptions in prescore/types.h. All counts are keys but `projections`. */
+typedef struct prescore_hyper_options {
+  size_t struct_size;
+  int32_t centred;
+  int64_t projections; /* bits of a hash code, 1 to 16 */
+  int64_t block;
+  int64_t samples;
+  int64_t leaf;     /* a multiple of the tile */
+  int64_t selected; /* prescored: keys that survive */
+} prescore_hyper_options;
+
 /* How keys are chosen, and what runs. All counts are keys. */
 typedef struct prescore_options {
   size_t struct_size;
@@ -120,6 +173,14 @@ typedef struct prescore_options {
   /* Of the index that the call makes where the caller gives none; null: the defaults. */
   const prescore_index_options* index;
   int64_t dense_until; /* tiles that see at most so many keys read them all; 0: the budget */
+  int32_t selection;
+  int32_t sample_weights; /* SELECTION_SAMPLE: 1: a drawn key stands for 1 / (its chance) keys */
+  float least_score;      /* SELECTION_THRESHOLD */
+  float share;            /* SELECTION_SHARE, 0 to 1 */
+  float adaptive;         /* top-k: part of the far keys for which the key heads compete, 0 to 1 */
+  /* Null: the defaults. */
+  const prescore_score_options* scoring;
+  const prescore_hyper_options* hyper;
 } prescore_options;
 
 /* What happened in a call. Set struct_size (or use prescore_report_init) before it. */
@@ -156,6 +217,8 @@ PRESCORE_API prescore_output prescore_contiguous_output(void* data, int32_t dtyp
 /* Defaults; `struct_size` is sizeof the struct in the caller's header. */
 PRESCORE_API void prescore_options_init(prescore_options* options, size_t struct_size);
 PRESCORE_API void prescore_index_options_init(prescore_index_options* options, size_t struct_size);
+PRESCORE_API void prescore_score_options_init(prescore_score_options* options, size_t struct_size);
+PRESCORE_API void prescore_hyper_options_init(prescore_hyper_options* options, size_t struct_size);
 PRESCORE_API void prescore_report_init(prescore_report* report, size_t struct_size);
 
 /* softmax(scale q k^T) v over the keys that `options` chooses. `options` null: the defaults;
@@ -214,6 +277,16 @@ static inline prescore_options prescore_options_default(void) {
 static inline prescore_index_options prescore_index_options_default(void) {
   prescore_index_options options;
   prescore_index_options_init(&options, sizeof options);
+  return options;
+}
+static inline prescore_score_options prescore_score_options_default(void) {
+  prescore_score_options options;
+  prescore_score_options_init(&options, sizeof options);
+  return options;
+}
+static inline prescore_hyper_options prescore_hyper_options_default(void) {
+  prescore_hyper_options options;
+  prescore_hyper_options_init(&options, sizeof options);
   return options;
 }
 

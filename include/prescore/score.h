@@ -83,6 +83,9 @@ struct ScoreOptions {
   /// learns from queries. What is fitted serves all keys up to the next fit.
   double growth = 0;
   std::int64_t query_stride = 8;  ///< received: only every n-th position is looked at
+  /// Received and oracle, causal: only what queries at least so many positions after a key pay to
+  /// it counts. Nearer ones read it in their window anyway.
+  std::int64_t distance = 0;
   /// Expected, received and oracle: multiplied by the norm of the value.
   bool value_weighted = false;
 

@@ -106,6 +106,32 @@ prescore_index_options c_defaults(const IndexOptions& o) {
   return c;
 }
 
+prescore_score_options c_defaults(const ScoreOptions& o) {
+  prescore_score_options c{};
+  c.struct_size = sizeof c;
+  c.centred = o.centred ? 1 : 0, c.value_weighted = o.value_weighted ? 1 : 0;
+  c.cluster_score = static_cast<std::int32_t>(o.cluster_score);
+  c.leverage = static_cast<std::int32_t>(o.leverage);
+  c.kernel = static_cast<std::int32_t>(o.kernel);
+  c.clusters = o.clusters, c.iterations = o.iterations, c.features = o.features;
+  c.sketch_rows = o.sketch_rows, c.degree = o.degree, c.fit = o.fit;
+  c.segment = o.segment, c.query_stride = o.query_stride, c.distance = o.distance;
+  c.sigma = o.sigma, c.ridge = o.ridge, c.growth = o.growth;
+  c.rotation_dims = o.rotation.dims, c.rotation_base = o.rotation.base;
+  c.rotation_interleaved = o.rotation.interleaved ? 1 : 0;
+  c.rotation_position_scale = o.rotation.position_scale;
+  return c;
+}
+
+prescore_hyper_options c_defaults(const HyperOptions& o) {
+  prescore_hyper_options c{};
+  c.struct_size = sizeof c;
+  c.centred = o.centred ? 1 : 0;
+  c.projections = o.projections, c.block = o.block, c.samples = o.samples;
+  c.leaf = o.leaf, c.selected = o.selected;
+  return c;
+}
+
 prescore_options c_defaults(const Options& o) {
   prescore_options c{};
   c.struct_size = sizeof c;
@@ -120,12 +146,37 @@ prescore_options c_defaults(const Options& o) {
   c.window = o.plan.window, c.tile = o.plan.tile, c.open_groups = o.plan.open_groups;
   c.open_segments = o.plan.open_segments, c.route_stride = o.plan.route_stride;
   c.seed = o.plan.seed, c.dense_until = o.plan.dense_until;
+  c.selection = static_cast<std::int32_t>(o.plan.selection);
+  c.sample_weights = o.plan.sample_weights ? 1 : 0;
+  c.least_score = o.plan.least_score, c.share = o.plan.share, c.adaptive = o.plan.adaptive;
   return c;
 }
 
 IndexOptions to_options(const prescore_index_options* from) {
   const auto c = versioned(from, c_defaults(IndexOptions{}), "index options");
   return {c.segment, c.cluster, c.group, c.iterations, c.sinks, to_bool(c.packed, "packed")};
+}
+
+ScoreOptions to_options(const prescore_score_options* from) {
+  const auto c = versioned(from, c_defaults(ScoreOptions{}), "score options");
+  ScoreOptions o;
+  o.centred = to_bool(c.centred, "centred"), o.value_weighted = to_bool(c.value_weighted, "values");
+  o.cluster_score = to_enum(c.cluster_score, ClusterScore::kNearness, "cluster score");
+  o.leverage = to_enum(c.leverage, Leverage::kSketched, "leverage");
+  o.kernel = to_enum(c.kernel, KernelKMeans::kDistance, "kernel");
+  o.clusters = c.clusters, o.iterations = c.iterations, o.features = c.features;
+  o.sketch_rows = c.sketch_rows, o.degree = c.degree, o.fit = c.fit;
+  o.segment = c.segment, o.query_stride = c.query_stride, o.distance = c.distance;
+  o.sigma = c.sigma, o.ridge = c.ridge, o.growth = c.growth;
+  o.rotation.dims = c.rotation_dims, o.rotation.base = c.rotation_base;
+  o.rotation.interleaved = to_bool(c.rotation_interleaved, "interleaved");
+  o.rotation.position_scale = c.rotation_position_scale;
+  return o;
+}
+
+HyperOptions to_options(const prescore_hyper_options* from) {
+  const auto c = versioned(from, c_defaults(HyperOptions{}), "hyper options");
+  return {c.projections, c.block, c.samples, c.leaf, to_bool(c.centred, "centred"), c.selected};
 }
 
 Options to_options(const prescore_options* from) {
@@ -140,6 +191,11 @@ Options to_options(const prescore_options* from) {
   o.plan.open_groups = c.open_groups;
   o.plan.open_segments = c.open_segments, o.plan.route_stride = c.route_stride;
   o.plan.seed = c.seed, o.plan.dense_until = c.dense_until;
+  o.plan.selection = to_enum(c.selection, Selection::kSample, "selection");
+  o.plan.sample_weights = to_bool(c.sample_weights, "sample weights");
+  o.plan.least_score = c.least_score, o.plan.share = c.share, o.plan.adaptive = c.adaptive;
+  o.plan.hyper = to_options(c.hyper);
+  o.score = to_options(c.scoring);
   o.score.score = o.plan.score, o.score.seed = c.seed;
   o.index = to_options(c.index);
   o.compute = to_enum(c.compute, Compute::kBF16, "compute");
@@ -229,6 +285,12 @@ void prescore_options_init(prescore_options* options, size_t struct_size) {
 }
 void prescore_index_options_init(prescore_index_options* options, size_t struct_size) {
   init(options, struct_size, c_defaults(IndexOptions{}));
+}
+void prescore_score_options_init(prescore_score_options* options, size_t struct_size) {
+  init(options, struct_size, c_defaults(ScoreOptions{}));
+}
+void prescore_hyper_options_init(prescore_hyper_options* options, size_t struct_size) {
+  init(options, struct_size, c_defaults(HyperOptions{}));
 }
 void prescore_report_init(prescore_report* report, size_t struct_size) {
   init(report, struct_size, prescore_report{});

@@ -122,7 +122,8 @@ std::vector<double> expected_attention(std::span<const double> keys, std::int64_
 /// Mean attention that each key of (b, h_kv) receives from the rows that see it, of queries at
 /// positions below `until` that are multiples of `stride`. Zero where no row sees a key.
 std::vector<double> received_attention(const Problem&, std::int64_t b, std::int64_t h_kv,
-                                       std::int64_t until, std::int64_t stride);
+                                       std::int64_t until, std::int64_t stride,
+                                       std::int64_t distance = 0);
 
 // --- index --------------------------------------------------------------------------------------
 

@@ -250,7 +250,8 @@ std::vector<double> expected_attention(std::span<const double> keys, std::int64_
 }
 
 std::vector<double> received_attention(const Problem& p, std::int64_t b, std::int64_t h_kv,
-                                       std::int64_t until, std::int64_t stride) {
+                                       std::int64_t until, std::int64_t stride,
+                                       std::int64_t distance) {
   const std::int64_t group = p.q.shape[1] / p.k.shape[1], d = p.q.shape[3];
   std::vector<double> mass(static_cast<std::size_t>(p.k.shape[2])), rows(mass.size());
   for (std::int64_t h = h_kv * group; h < (h_kv + 1) * group; ++h)
@@ -263,7 +264,10 @@ std::vector<double> received_attention(const Problem& p, std::int64_t b, std::in
         share.push_back(std::exp(p.scale * dot(p.q.row(b, h, i), p.k.row(b, h_kv, j), d)));
         total += share.back();
       }
-      for (std::size_t j = 0; j < share.size(); ++j) mass[j] += share[j] / total, rows[j] += 1;
+      for (std::int64_t j = 0; j < end - distance; ++j) {
+        const auto at = static_cast<std::size_t>(j);
+        mass[at] += share[at] / total, rows[at] += 1;
+      }
     }
   for (std::size_t j = 0; j < mass.size(); ++j) mass[j] = rows[j] > 0 ? mass[j] / rows[j] : 0;
   return mass;

@@ -44,14 +44,18 @@ class ExpectedAttention final : public FittedScore {
   std::vector<Head> heads_;
 };
 
+/// Which queries of a call teach what keys receive.
+struct Teachers {
+  std::int64_t first = 0, last = 0;  ///< rows of the call
+  std::int64_t stride = 1;           ///< only positions that are multiples of it
+  std::int64_t distance = 0;         ///< only what they pay to keys so many positions before them
+};
+
 /// Sum of the probabilities with which each key of one head was attended to, and by how many rows.
 struct ReceivedMass {
   std::vector<double> mass, rows;
 
-  /// Adds queries `first`, `first` + 1, ... before `last` whose positions are multiples of
-  /// `stride`.
-  void add(const ScoreInputs&, std::int64_t b, std::int64_t h_kv, std::int64_t first,
-           std::int64_t last, std::int64_t stride, Executor&);
+  void add(const ScoreInputs&, std::int64_t b, std::int64_t h_kv, const Teachers&, Executor&);
   /// Mean attention received; keys that no row has seen take the mean of the last `segment` that
   /// were.
   void means(std::int64_t n, std::int64_t segment, float* out) const;

@@ -152,9 +152,9 @@ void KeyScores::Impl::learn(const ScoreInputs& in, std::int64_t until, Executor&
     return;
   }
   mass.resize(static_cast<std::size_t>(heads()));
+  const Teachers teachers{first, last, stride, v.causal ? options.distance : 0};
   for (std::int64_t bh = 0; bh < heads(); ++bh)
-    mass[static_cast<std::size_t>(bh)].add(in, bh / shape[1], bh % shape[1], first, last, stride,
-                                           executor);
+    mass[static_cast<std::size_t>(bh)].add(in, bh / shape[1], bh % shape[1], teachers, executor);
 }
 
 // Brings a level up to `until` keys.

@@ -11,6 +11,13 @@ namespace {
 
 using tile::kLanes;
 
+/// Row i of a block looks at keys [0, end[i]).
+struct Ends {
+  std::vector<std::int64_t> end;
+  std::int64_t most() const { return *std::max_element(end.begin(), end.end()); }
+  std::int64_t least() const { return *std::min_element(end.begin(), end.end()); }
+};
+
 /// Some queries of the heads of one group, and the attention that they pay to the keys they see.
 /// Two passes over the keys, in chunks from fixed positions, and f64 sums row by row: the same bits
 /// for any number of threads and however the queries were cut into calls.
@@ -18,24 +25,31 @@ class Rows {
  public:
   static constexpr std::int64_t kMost = tile::kMaxBlock;
 
-  /// q: base-2 exponents are q . k. Row i sees keys [0, end[i]), which do not decrease.
-  Rows(const RowsF& q, std::vector<std::int64_t> ends, const void* const* keys, DType dtype)
-      : products_(q, tile::kernels(Compute::kAuto, dtype)), end_(std::move(ends)), keys_(keys),
-        dtype_(dtype), seen_(end_.back()), least_(end_.front()) {}
+  /// q: base-2 exponents are q . k. What row i pays to keys [0, seen[i] - distance) counts.
+  Rows(const RowsF& q, std::vector<std::int64_t> seen, std::int64_t distance,
+       const void* const* keys, DType dtype)
+      : products_(q, tile::kernels(Compute::kAuto, dtype)), seen_{std::move(seen)}, keys_(keys),
+        dtype_(dtype) {
+    for (const std::int64_t end : seen_.end)
+      counted_.end.push_back(std::max<std::int64_t>(0, end - distance));
+  }
 
   void add_to(ReceivedMass& sums, Executor& executor) {
     scratch_.resize(static_cast<std::size_t>(executor.width()));
     find_totals(executor);
-    for_chunks(executor, [&](std::int64_t begin, std::int64_t end, RowProducts::Scratch& scratch) {
+    const auto add_block = [&](std::int64_t begin, std::int64_t end, const float* s) {
       double part[HeadKeys::kBlock];
-      const float* s = exponents(begin, end, scratch);
       std::copy(&sums.mass[static_cast<std::size_t>(begin)],
                 sums.mass.data() + static_cast<std::size_t>(end), part);
       std::fill(part + (end - begin), part + HeadKeys::kBlock, 0.0);
       tile::row_kernels().add_shares(s, s_vec(), vecs(begin, end), count(), total_.data(), part);
       std::copy_n(part, end - begin, &sums.mass[static_cast<std::size_t>(begin)]);
       count_rows(begin, end, sums.rows);
-    });
+    };
+    for_chunks(executor, counted_,
+               [&](std::int64_t begin, std::int64_t end, std::int64_t, const float* s) {
+                 add_block(begin, end, s);
+               });
   }
 
  private:
@@ -46,42 +60,46 @@ class Rows {
     return static_cast<int>((end - begin + kLanes - 1) / kLanes);
   }
 
-  // work(begin, end, scratch) for blocks of keys, those of a chunk in turn.
+  // work(begin, end, chunk, exponents [vec][row][16]) for blocks of keys, those of a chunk in turn;
+  // kMasked where a row does not look at a key.
   template <typename Work>
-  void for_chunks(Executor& executor, const Work& work) {
-    executor.run((seen_ + kChunk - 1) / kChunk, [&](std::int64_t chunk, int worker) {
-      const std::int64_t last = std::min(seen_, (chunk + 1) * kChunk);
-      for (std::int64_t begin = chunk * kChunk; begin < last; begin += kBlock)
-        work(begin, std::min(last, begin + kBlock), scratch_[static_cast<std::size_t>(worker)]);
+  void for_chunks(Executor& executor, const Ends& ends, const Work& work) {
+    const std::int64_t most = ends.most(), least = ends.least();
+    executor.run((most + kChunk - 1) / kChunk, [&](std::int64_t chunk, int worker) {
+      const std::int64_t last = std::min(most, (chunk + 1) * kChunk);
+      for (std::int64_t begin = chunk * kChunk; begin < last; begin += kBlock) {
+        const std::int64_t end = std::min(last, begin + kBlock);
+        float* s = products_.run(keys_ + begin, dtype_, end - begin,
+                                 scratch_[static_cast<std::size_t>(worker)]);
+        if (least < begin + std::int64_t{vecs(begin, end)} * kLanes) mask(s, begin, end, ends);
+        work(begin, end, chunk, s);
+      }
     });
   }
 
-  // [vec][row][16] of keys [begin, end), kMasked where a row does not see a key.
-  const float* exponents(std::int64_t begin, std::int64_t end, RowProducts::Scratch& scratch) {
-    float* s = products_.run(keys_ + begin, dtype_, end - begin, scratch);
+  void mask(float* s, std::int64_t begin, std::int64_t end, const Ends& ends) const {
     const std::int64_t lanes = std::int64_t{vecs(begin, end)} * kLanes;
-    if (least_ >= begin + lanes) return s;
-    for (std::int64_t r = 0; r < count(); ++r)
-      for (std::int64_t i = std::max<std::int64_t>(0, end_[static_cast<std::size_t>(r)] - begin);
-           i < lanes; ++i)
+    for (std::int64_t r = 0; r < count(); ++r) {
+      const std::int64_t first = ends.end[static_cast<std::size_t>(r)] - begin;
+      for (std::int64_t i = std::max<std::int64_t>(0, first); i < lanes; ++i)
         s[i / kLanes * s_vec() + r * kLanes + i % kLanes] = tile::kMasked;
-    return s;
+    }
   }
 
-  // The log2 of what the exponentials of each row add up to. A row with NaN or infinity in it sees
-  // nothing from then on.
+  // The log2 of what the exponentials of each row add up to. A row with NaN or infinity in it
+  // does not count.
   void find_totals(Executor& executor) {
     const std::int64_t size = std::int64_t{count()} * kLanes,
-                       chunks = (seen_ + kChunk - 1) / kChunk;
+                       chunks = (seen_.most() + kChunk - 1) / kChunk;
     Buffer<float> m(chunks * size), l(chunks * size);
     std::fill_n(m.data(), chunks * size, tile::kEmptyMax);
     std::fill_n(l.data(), chunks * size, 0.0f);
     const tile::RowKernels& kernels = tile::row_kernels();
-    for_chunks(executor, [&](std::int64_t begin, std::int64_t end, RowProducts::Scratch& scratch) {
-      const std::int64_t at = begin / kChunk * size;
-      kernels.add_log_sums(exponents(begin, end, scratch), s_vec(), vecs(begin, end), count(),
-                           m.data() + at, l.data() + at);
-    });
+    for_chunks(executor, seen_,
+               [&](std::int64_t begin, std::int64_t end, std::int64_t chunk, const float* s) {
+                 kernels.add_log_sums(s, s_vec(), vecs(begin, end), count(),
+                                      m.data() + chunk * size, l.data() + chunk * size);
+               });
     total_.resize(static_cast<std::size_t>(count()));
     for (std::int64_t r = 0; r < count(); ++r) {
       double sum = 0, top = double{tile::kEmptyMax};
@@ -95,14 +113,14 @@ class Rows {
       const auto total = static_cast<float>(top + std::log2(sum));
       const bool good = std::isfinite(total);
       total_[static_cast<std::size_t>(r)] = good ? total : 0.0f;
-      if (!good) end_[static_cast<std::size_t>(r)] = least_ = 0;
+      if (!good) counted_.end[static_cast<std::size_t>(r)] = 0;
     }
   }
 
-  // How many rows see each key.
+  // How many rows count for each key.
   void count_rows(std::int64_t begin, std::int64_t end, std::vector<double>& rows) const {
     double everywhere = 0;
-    for (const std::int64_t e : end_) {
+    for (const std::int64_t e : counted_.end) {
       if (e >= end) ++everywhere;
       for (std::int64_t j = begin; e < end && j < e; ++j) rows[static_cast<std::size_t>(j)] += 1;
     }
@@ -110,23 +128,23 @@ class Rows {
   }
 
   RowProducts products_;
-  std::vector<std::int64_t> end_;
+  Ends seen_, counted_;
   const void* const* keys_;
   DType dtype_;
-  std::int64_t seen_, least_;  // keys that any row sees, and that all rows see
   std::vector<float> total_;
   std::vector<RowProducts::Scratch> scratch_;  // a worker
 };
 
 }  // namespace
 
-void ReceivedMass::add(const ScoreInputs& in, std::int64_t b, std::int64_t h_kv, std::int64_t first,
-                       std::int64_t last, std::int64_t stride, Executor& executor) {
+void ReceivedMass::add(const ScoreInputs& in, std::int64_t b, std::int64_t h_kv, const Teachers& t,
+                       Executor& executor) {
   const std::int64_t group = in.q.shape[1] / in.k.shape[1], n = in.k.shape[2], d = in.q.shape[3];
   mass.resize(static_cast<std::size_t>(n)), rows.resize(static_cast<std::size_t>(n));
   std::vector<std::int64_t> queries;
-  for (std::int64_t i = first; i < last; ++i)
-    if (in.visibility.end(i) > 0 && in.visibility.position(i) % stride == 0) queries.push_back(i);
+  for (std::int64_t i = t.first; i < t.last; ++i)
+    if (in.visibility.end(i) > t.distance && in.visibility.position(i) % t.stride == 0)
+      queries.push_back(i);
   std::vector<const void*> keys(static_cast<std::size_t>(n));
   for (std::int64_t j = 0; j < n; ++j) keys[static_cast<std::size_t>(j)] = row(in.k, b, h_kv, j);
 
@@ -142,7 +160,7 @@ void ReceivedMass::add(const ScoreInputs& in, std::int64_t b, std::int64_t h_kv,
       ends.push_back(std::min(n, in.visibility.end(i)));
     }
     q *= in.scale * tile::kLog2E;
-    Rows(q, std::move(ends), keys.data(), in.k.dtype).add_to(*this, executor);
+    Rows(q, std::move(ends), t.distance, keys.data(), in.k.dtype).add_to(*this, executor);
   }
 }
 

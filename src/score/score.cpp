@@ -39,6 +39,8 @@ void check_score_options(const ScoreOptions& o) {
   check(o.segment >= 1 && o.segment <= (std::int64_t{1} << 30), "score", "segment", o.segment,
         "1 to 2^30 keys");
   check(o.query_stride >= 1, "score", "query stride", o.query_stride, "at least 1");
+  check(o.distance >= 0 && o.distance <= (std::int64_t{1} << 30), "score", "distance", o.distance,
+        "0 to 2^30 positions");
   number("growth", o.growth, o.growth == 0 || (o.growth >= 1 && o.growth <= 1e6),
          "0 or a factor from 1 to 10^6");
 }
