@@ -38,7 +38,9 @@ const std::vector<Candidate>& default_candidates() {
       {"top-k universal set", "topk --key-score universal"},
       {"top-k expected", "topk --key-score expected"},
       {"top-k received", "topk --key-score received"},
-      {"half window, received", "topk --key-score received --score-segment 64 --half-window"},
+      {"half window, received",
+       "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
+       "--query-stride 2 --half-window"},
       {"top-k oracle", "topk --key-score oracle"},
       {"HyperAttention", "hyper --budget-hyper"},
       {"prescored Hyper, leverage", "prescored_hyper --key-score leverage --budget-hyper"},
