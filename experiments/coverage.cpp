@@ -38,7 +38,14 @@ const std::vector<Candidate>& methods() {
       {"top-k expected", "topk --key-score expected"},
       {"top-k received", "topk --key-score received"},
       {"top-k oracle", "topk --key-score oracle"},
+      {"top-k received, from afar",
+       "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
+       "--query-stride 2"},
       {"HyperAttention", "hyper --hyper-leaf 512 --hyper-block 128 --hyper-samples 128"},
+      {"prescored Hyper, leverage",
+       "prescored_hyper --hyper-leaf 512 --hyper-block 128 --hyper-samples 128"},
+      {"prescored Hyper, k-means",
+       "prescored_hyper --key-score kmeans --hyper-leaf 512 --hyper-block 128 --hyper-samples 128"},
       {"routed", "routed"},
   };
   return all;
