@@ -56,6 +56,36 @@ TEST_P(Memory, WorkspaceBoundsWhatIsUsed) {
   }
 }
 
+// One level a fit, each with all keys before it; some with sums or moments of queries.
+TEST(ScoreMemory, WorkspaceBoundsEveryScore) {
+  if (!PeakMemory::works()) GTEST_SKIP() << "a sanitizer owns the allocator";
+  for (const auto& [n_q, n_kv] :
+       {std::pair<std::int64_t, std::int64_t>{100, 600}, {4000, 4000}, {64, 10000}}) {
+    for (const Score score :
+         {Score::kExpected, Score::kReceived, Score::kOracle, Score::kKeyNorm}) {
+      for (const double growth : {0.0, 1.0}) {
+        for (const Method method : {Method::kTopK, Method::kPrescoredHyper}) {
+          Data data(prompt(n_q, n_kv));
+          Options o;
+          o.plan.method = method, o.plan.budget = 512, o.plan.score = score;
+          o.score.segment = 64, o.score.growth = growth;
+          const auto executor = make_executor(2);
+          executor->run(2, [](std::int64_t, int) {});  // the scheduler's own memory
+          const std::int64_t bound =
+              workspace_bytes(data.q.view(), data.k.view(), data.v.view(), o, 2);
+          const PeakMemory peak;
+          attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o, *executor);
+          const std::int64_t used = peak.bytes();
+          EXPECT_LE(used, bound) << n_q << " queries, " << n_kv << " keys, score "
+                                 << static_cast<int>(score) << ", growth " << growth << ", method "
+                                 << to_string(method);
+          EXPECT_LE(bound, 8 * used + (1 << 23)) << n_kv << " keys, " << static_cast<int>(score);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(Memory, GrowsLinearly) {
   Options o;
   o.plan.method = GetParam();

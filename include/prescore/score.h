@@ -80,7 +80,8 @@ struct ScoreOptions {
   // For KeyScores only:
   std::int64_t segment = 512;  ///< keys of the first fit; later ones are multiples of it
   /// Each fit has at least so many times the keys of the one before; 0: 2, or 1.125 where the score
-  /// learns from queries. What is fitted serves all keys up to the next fit.
+  /// learns from queries. What is fitted serves all keys up to the next fit. All fits are kept:
+  /// with 1, one a segment, memory grows with the square of the keys.
   double growth = 0;
   std::int64_t query_stride = 8;  ///< received: only every n-th position is looked at
   /// Received and oracle, causal: only what queries at least so many positions after a key pay to

@@ -12,6 +12,7 @@
 #include "common/isa.h"
 #include "plan/candidates.h"
 #include "plan/planners.h"
+#include "score/scorer.h"
 #include "tile/tile.h"
 
 namespace prescore {
@@ -193,15 +194,12 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
     worker += (options.plan.hyper.block + options.plan.hyper.samples) * 64;
   }
   if (method == Method::kTopK || method == Method::kPrescoredHyper) {
-    // Levels of doubling length, where the score learns from queries those of an eighth more each,
-    // with masses; the best keys at each boundary; and one head's keys and choice at a time.
+    // The levels, the best keys at each boundary, and one head's keys and choice at a time.
     const std::int64_t n = k.shape[2];
     const std::int64_t boundaries = n / options.score.segment + 1;
-    const Score s = options.plan.score;
-    if (s == Score::kExpected || s == Score::kReceived || s == Score::kOracle)
-      shared += heads * (10 * n + 8 * options.score.segment) * 24 +
-                (boundaries + 1) * q.shape[0] * q.shape[1] * (d * d + d) * 8;
-    shared += 4 * heads * std::max(n, options.score.segment) * 4 + n * d * 4 + n * 8 +
+    Visibility v_all;
+    v_all.n_q = q.shape[2], v_all.n_kv = n, v_all.causal = options.causal;
+    shared += score_bytes(score_options(options), q, k, v_all) + n * d * 4 + n * 8 +
               heads * std::min(boundaries, q.shape[2] / options.score.segment + 2) *
                   (std::min(options.plan.budget, n) * 16 + 32);
     worker += n * 16;

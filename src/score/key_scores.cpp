@@ -15,6 +15,12 @@ bool learns_from_queries(Score s) {
   return s == Score::kExpected || s == Score::kReceived || s == Score::kOracle;
 }
 
+std::int64_t next_fit(const ScoreOptions& o, std::int64_t fit) {
+  const double growth = o.growth > 0 ? o.growth : learns_from_queries(o.score) ? 1.125 : 2.0;
+  const auto grown = static_cast<std::int64_t>(growth * static_cast<double>(fit));
+  return std::max(fit + o.segment, grown / o.segment * o.segment);
+}
+
 void check_inputs(const ScoreInputs& in) {
   check_tensor(in.q, "score", "q");
   check_tensor(in.k, "score", "k");
@@ -31,6 +37,24 @@ void check_inputs(const ScoreInputs& in) {
 
 }  // namespace
 
+// Scores of 4 bytes; of received attention two sums of 8 besides; of expected attention the
+// moments.
+std::int64_t score_bytes(const ScoreOptions& o, const Tensor& q, const Tensor& k,
+                         const Visibility& v) {
+  const std::int64_t heads = k.shape[0] * k.shape[1], d = k.shape[3], n = v.n_kv;
+  const std::int64_t moments =
+      o.score == Score::kExpected ? q.shape[0] * q.shape[1] * (d * d + d + 1) * 8 : 0;
+  const std::int64_t sums = o.score == Score::kReceived || o.score == Score::kOracle ? 16 : 0;
+  const auto level = [&](std::int64_t fit, std::int64_t next) {
+    return heads * (4 * next + sums * fit + 64) + moments + 256;
+  };
+  std::int64_t bytes = level(2 * n, n) + n / o.segment * heads * 16;
+  if (!v.causal || o.score == Score::kOracle) return bytes + level(n, n);
+  for (std::int64_t fit = o.segment; fit <= n; fit = next_fit(o, fit))
+    bytes += level(fit, next_fit(o, fit));
+  return bytes;
+}
+
 struct KeyScores::Impl {
   /// Fitted to keys [0, fit), serves keys [0, next).
   struct Level {
@@ -41,14 +65,8 @@ struct KeyScores::Impl {
     std::vector<Fitted> fitted;         // [b, h_kv], while there is something left to score
   };
 
-  explicit Impl(const ScoreOptions& o) : options(o) {
-    growth = o.growth > 0 ? o.growth : learns_from_queries(o.score) ? 1.125 : 2.0;
-  }
+  explicit Impl(const ScoreOptions& o) : options(o) {}
 
-  std::int64_t next_fit(std::int64_t fit) const {
-    const auto grown = static_cast<std::int64_t>(growth * static_cast<double>(fit));
-    return std::max(fit + options.segment, grown / options.segment * options.segment);
-  }
   std::int64_t heads() const { return shape[0] * shape[1]; }
 
   void add_level(std::int64_t fit, std::int64_t next) {
@@ -65,7 +83,6 @@ struct KeyScores::Impl {
   void refresh_views();
 
   ScoreOptions options;
-  double growth;
   std::array<std::int64_t, 4> shape{};  // b, h_kv, h_q, d; zero before the first call
   std::int64_t n = 0;                   // keys scored
   std::int64_t learnt = 0;              // positions whose queries were looked at
@@ -113,7 +130,7 @@ void KeyScores::extend(const ScoreInputs& in, Executor& executor) {
       if (!x.levels.empty()) x.score(in, x.levels.back(), std::min(n, fit), executor);
       if (fit > n) break;
       x.learn(in, fit, executor);
-      x.add_level(fit, x.next_fit(fit));
+      x.add_level(fit, next_fit(x.options, fit));
       x.levels.back().queries = std::exchange(x.queries, {});
       if (x.options.score == Score::kReceived) x.levels.back().mass = x.mass;
     }

@@ -140,11 +140,16 @@ class Rows {
 void ReceivedMass::add(const ScoreInputs& in, std::int64_t b, std::int64_t h_kv, const Teachers& t,
                        Executor& executor) {
   const std::int64_t group = in.q.shape[1] / in.k.shape[1], n = in.k.shape[2], d = in.q.shape[3];
-  mass.resize(static_cast<std::size_t>(n)), rows.resize(static_cast<std::size_t>(n));
   std::vector<std::int64_t> queries;
   for (std::int64_t i = t.first; i < t.last; ++i)
     if (in.visibility.end(i) > t.distance && in.visibility.position(i) % t.stride == 0)
       queries.push_back(i);
+  if (queries.empty()) return;
+  // No longer than what is known: every level keeps a copy.
+  const std::int64_t most = std::min(n, in.visibility.end(queries.back())) - t.distance;
+  const std::size_t known =
+      std::max(mass.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, most)));
+  mass.resize(known), rows.resize(known);
   std::vector<const void*> keys(static_cast<std::size_t>(n));
   for (std::int64_t j = 0; j < n; ++j) keys[static_cast<std::size_t>(j)] = row(in.k, b, h_kv, j);
 

@@ -46,4 +46,7 @@ Rotation rotation_of(const ScoreOptions&);
 void apply_score(const FittedScore* fitted, const Tensor& k, std::int64_t b, std::int64_t h,
                  std::int64_t begin, std::int64_t end, const ScoreOptions&, float* out, Executor&);
 
+/// Upper bound of what KeyScores holds over a cache of that shape, in bytes.
+std::int64_t score_bytes(const ScoreOptions&, const Tensor& q, const Tensor& k, const Visibility&);
+
 }  // namespace prescore
