@@ -316,6 +316,10 @@ TEST(CApi, EveryMistakeIsAStatusWithASentence) {
   expect_invalid("threads", [](CCall& c) { c.options.threads = 1 << 30; });
   expect_invalid("struct_size", [](CCall& c) { c.options.struct_size = 0; });
   expect_invalid("struct_size", [](CCall& c) { c.options.struct_size = 1 << 20; });
+  expect_invalid("half a pointer", [](CCall& c) {
+    c.options.index = reinterpret_cast<const prescore_index_options*>(std::uintptr_t{1} << 31);
+    c.options.struct_size = offsetof(prescore_options, index) + 4;
+  });
   expect_invalid("shape", [](CCall& c) { c.q.shape[2] = 0; });
   expect_invalid("data", [](CCall& c) { c.v.data = nullptr; });
   expect_invalid("out", [](CCall& c) { c.out.data = nullptr; });

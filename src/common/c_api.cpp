@@ -85,16 +85,21 @@ State to_state(const prescore_output* t, std::string_view what) {
   return out;
 }
 
+// A size that no header ever gave could end within a pointer.
+template <typename T>
+void check_size(std::size_t size, const std::string& what, const char* how) {
+  if (size >= sizeof(std::size_t) && size <= sizeof(T) && size % alignof(T) == 0) return;
+  fail("c_api", what + ".struct_size", std::to_string(size),
+       "a multiple of " + std::to_string(alignof(T)) + " up to " + std::to_string(sizeof(T)) +
+           " (use " + how + ")");
+}
+
 // The caller's struct over the defaults, as far as the caller's header knew it.
 template <typename T>
 T versioned(const T* from, T defaults, std::string_view what) {
   if (from == nullptr) return defaults;
-  const std::size_t size = from->struct_size;
-  if (size < sizeof(std::size_t) || size > sizeof(T)) {
-    fail("c_api", std::string(what) + ".struct_size", std::to_string(size),
-         "at most " + std::to_string(sizeof(T)) + " (use the _init function)");
-  }
-  std::memcpy(static_cast<void*>(&defaults), from, size);
+  check_size<T>(from->struct_size, std::string(what), "the _init function");
+  std::memcpy(static_cast<void*>(&defaults), from, from->struct_size);
   return defaults;
 }
 
@@ -208,11 +213,7 @@ Options to_options(const prescore_options* from) {
 
 void check_report(const prescore_report* report) {
   if (report == nullptr) return;
-  const std::size_t size = report->struct_size;
-  if (size < sizeof(std::size_t) || size > sizeof *report) {
-    fail("c_api", "report.struct_size", std::to_string(size),
-         "at most " + std::to_string(sizeof *report) + " (use prescore_report_init)");
-  }
+  check_size<prescore_report>(report->struct_size, "report", "prescore_report_init");
 }
 
 void fill(const Report& from, prescore_report* report) {
