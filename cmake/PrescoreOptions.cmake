@@ -2,10 +2,10 @@
 
 add_library(prescore_warnings INTERFACE)
 target_compile_options(prescore_warnings INTERFACE
-  -Wall -Wextra -Wpedantic -Wconversion -Wshadow
+  $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wpedantic -Wconversion -Wshadow
+    $<$<BOOL:${PRESCORE_WERROR}>:-Werror>>
   # clang counts signs among conversions, gcc does not: one rule for both
-  $<$<CXX_COMPILER_ID:Clang,AppleClang>:-Wno-sign-conversion>
-  $<$<BOOL:${PRESCORE_WERROR}>:-Werror>)
+  $<$<CXX_COMPILER_ID:Clang,AppleClang>:-Wno-sign-conversion>)
 
 # The sanitizers make gcc's flow analysis warn about code that is fine.
 if(PRESCORE_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "prescore/attend.h"
 #include "prescore/index.h"
@@ -11,6 +12,23 @@
 
 namespace prescore {
 
+/// For Device::kCuda. Work is enqueued on the stream and never waits for it: a call can be part of a
+/// CUDA graph, and Report::counters stay zero unless `count` is set.
+struct CudaOptions {
+  void* stream = nullptr;  ///< cudaStream_t; null: the default stream
+  /// Memory of workspace_bytes() on the device, aligned to 256 bytes, free again when the stream has
+  /// passed the call; null: allocated and freed in stream order.
+  void* workspace = nullptr;
+  std::int64_t workspace_bytes = 0;
+  /// Sequences of unlike lengths packed into one row axis (batch 1): sequence i has the queries
+  /// [cu_seqlens_q[i], cu_seqlens_q[i + 1]) and the keys [cu_seqlens_k[i], cu_seqlens_k[i + 1]).
+  /// Device pointers to `sequences` + 1 offsets that ascend from 0; null: the batch is regular.
+  const std::int32_t* cu_seqlens_q = nullptr;
+  const std::int32_t* cu_seqlens_k = nullptr;
+  std::int64_t sequences = 0;
+  bool count = false;  ///< wait for the result, count what was read, time the stages
+};
+
 struct Options {
   PlanOptions plan;
   IndexOptions index;
@@ -19,6 +37,8 @@ struct Options {
   bool causal = true;
   float scale = 0;  ///< factor on q.k; 0: 1 / sqrt(d)
   int threads = 0;  ///< 0: all; ignored where an executor is given
+  Device device = Device::kCpu;
+  CudaOptions cuda;
 };
 
 /// What lives from call to call beside a KV cache. Both may be null; `scores` must have been made
@@ -40,10 +60,22 @@ struct Report {
   std::string isa;  ///< kernel used, for example "amx-bf16"
 };
 
+/// A GPU that this build can use.
+struct Gpu {
+  std::string name;
+  int major = 0, minor = 0;    ///< compute capability
+  std::int64_t memory = 0;     ///< bytes
+  int multiprocessors = 0;
+};
+/// Those of this machine; empty in a build without CUDA, or without a driver.
+std::vector<Gpu> gpus();
+
 /// softmax(scale q k^T) v over the keys that options.plan chooses.
 /// q [b, h_q, n_q, d], k [b, h_kv, n_kv, d], v [b, h_kv, n_kv, d_v], out.o [b, h_q, n_q, d_v]; h_q
 /// a multiple of h_kv; d and d_v from 1 to 512; dtypes of k and v equal. With options.causal query
 /// i sees keys [0, n_kv - n_q + i]. Throws Error on anything else.
+/// Device::kCuda: tensors, lse included, on the GPU; q, k, v and o all f16 or all bf16; d and d_v
+/// multiples of 8 up to 256; rows aligned to 16 bytes; methods auto, dense, window and routed.
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options& options = {});
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,

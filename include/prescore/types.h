@@ -90,6 +90,9 @@ struct Visibility {
 /// and f32 for f32 inputs; accumulation and softmax are always fp32.
 enum class Compute : std::uint8_t { kAuto, kF32, kBF16 };
 
+/// Where tensors lie and the work is done.
+enum class Device : std::uint8_t { kCpu, kCuda };
+
 /// How the keys that a query reads are chosen.
 enum class Method : std::uint8_t {
   kAuto,    ///< dense below a measured crossover, routed above

@@ -9,6 +9,7 @@
 
 #include "attend/tile_runner.h"
 #include "common/check.h"
+#include "common/cuda.h"
 #include "common/isa.h"
 #include "plan/candidates.h"
 #include "plan/planners.h"
@@ -52,6 +53,9 @@ ScoreOptions score_options(const Options& options) {
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
                  Kept kept, const State& out, const Options& options, Executor& executor) {
   check_plan_options(options.plan);
+  if (options.device == Device::kCuda)
+    fail("attention", "visibility, an index or an executor with device cuda", "one",
+         "the call without them");
   AttendInputs in{q, k, v, visibility, options.scale, nullptr, options.compute};
   check_tensor(q, "attention", "q");
   if (in.scale == 0.0f) in.scale = 1.0f / std::sqrt(static_cast<float>(q.shape[3]));
@@ -109,6 +113,7 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
 
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options& options) {
+  if (options.device == Device::kCuda) return cuda::attention(q, k, v, out, options);
   const std::unique_ptr<Executor> executor = make_executor(options.threads);
   return attention(q, k, v, out, options, *executor);
 }
@@ -138,6 +143,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Options& options, int threads) {
   check_qkv(q, k, v);
   check_plan_options(options.plan);
+  if (options.device == Device::kCuda) return cuda::workspace_bytes(q, k, v, options);
   const KeyIndex shape(options.index);
   const std::int64_t group = q.shape[1] / k.shape[1];
   Method method = options.plan.method;

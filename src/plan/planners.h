@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "plan/layout.h"
 #include "prescore/plan.h"
 
 namespace prescore {
@@ -14,39 +15,17 @@ void check_hyper_options(const HyperOptions&);
 void check_plan_options(const PlanOptions&);
 void check_visibility(const Visibility&);
 
-/// What a tile reads exactly, and what is left for the far keys. Far keys are [sinks, local).
-struct Layout {
-  std::int64_t sinks = 0;   ///< keys [0, sinks) are read
-  std::int64_t local = 0;   ///< the far keys end here
-  std::int64_t window = 0;  ///< keys [window, end) are read; local <= window
-  std::int64_t end = 0;     ///< keys that the last query sees
-  std::int64_t far = 0;     ///< far keys that may be read
-  bool all() const noexcept { return sinks >= window; }
-};
-
 /// Queries of a tile. Where the budget is so small that the window of a tile's last query could
 /// leave out the keys next to its first, every query is a tile of its own.
 inline std::int64_t tile_size(const PlanOptions& o, std::int64_t sinks) noexcept {
   return o.routing == Routing::kStrict || o.budget < sinks + o.tile ? 1 : o.tile;
 }
 
-/// The sinks, the window and the share of the far keys within the budget. `boundary`: the far keys
-/// end at a multiple of it, and not after `limit`.
+/// The layout of a tile (layout.h).
 inline Layout make_layout(const Visibility& v, const Tile& t, const PlanOptions& o,
                           std::int64_t boundary, std::int64_t limit) {
-  Layout x;
-  x.end = v.end(t.last - 1);
-  if (x.end <= std::max(o.budget, o.dense_until)) return x;  // everything, as one range
-  // Not causal: there is no recency; every whole segment is far.
-  const std::int64_t first = v.causal ? v.end(t.first) - o.window : x.end;
-  x.local = std::min(std::max<std::int64_t>(first, 0) / boundary * boundary, limit);
-  // A budget below sinks and window cuts the window; the keys before it are then lost.
-  x.sinks = std::min(o.sinks, o.budget);
-  x.window = std::max(x.local, x.end - (o.budget - x.sinks));
-  x.sinks = std::min(x.sinks, x.window);
-  x.far = o.budget - x.sinks - (x.end - x.window);
-  if (x.window == x.local && x.local - x.sinks <= x.far) x = Layout{.end = x.end};
-  return x;
+  return make_layout(v.causal, v.end(t.first), v.end(t.last - 1),
+                     {o.budget, o.dense_until, o.sinks, o.window}, boundary, limit);
 }
 
 /// Sinks and window of a layout as ranges.

@@ -10,15 +10,10 @@ class WindowPlanner final : public Planner {
       : visibility_(in.visibility), options_(o) {}
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
-    const std::int64_t end = visibility_.end(tile.last - 1);
-    const std::int64_t sinks = std::min(options_.sinks, options_.budget);
-    const std::int64_t begin = end - (options_.budget - sinks);
-    if (begin <= sinks) {
-      if (end > 0) out.ranges.push_back({0, end});
-      return;
-    }
-    if (sinks > 0) out.ranges.push_back({0, sinks});
-    if (begin < end) out.ranges.push_back({begin, end});
+    const PlanOptions& o = options_;
+    add_ranges(window_layout(visibility_.end(tile.last - 1),
+                             {o.budget, o.dense_until, o.sinks, o.window}),
+               out);
   }
   std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
   bool shared_by_group() const noexcept override { return true; }

@@ -1,0 +1,88 @@
+// The rows of K and V that a plan reads, as one numbered list; and where results go.
+#pragma once
+
+#include "common/device.cuh"
+#include "common/mma.cuh"
+
+namespace prescore::cuda {
+
+/// Rows are numbered in the order of Reads: window, sinks, list. So only the first ones, which are
+/// consecutive keys, can be invisible to some query of the tile.
+template <typename T>
+class RowSource {
+ public:
+  struct Row {
+    std::int32_t id;  ///< key of the sequence, or ~(node of the sequence)
+    bool valid;
+  };
+
+  __device__ RowSource(const Problem& p, const PlanView& plan, const IndexView& index,
+                       const TileInfo& tile, int head, int t)
+      : reads_(plan.reads[plan.at(head, t)]), list_(plan.list + plan.at(head, t) * plan.capacity) {
+    const int h = p.kv_head(plan.first_head + head);
+    k_ = row<T>(p.k, tile.batch, h, tile.k), v_ = row<T>(p.v, tile.batch, h, tile.k);
+    k_n_ = p.k.n, v_n_ = p.v.n;
+    d_ = p.d, d_v_ = p.d_v;
+    node_ = index.at(h, tile.segment) * index.nodes;
+    node_k_ = static_cast<const T*>(index.node_k), node_v_ = static_cast<const T*>(index.node_v);
+    count_ = index.count;
+    window_ = reads_.end - reads_.window;
+    total_ = reads_.total();
+  }
+
+  __device__ int total() const { return total_; }
+  __device__ Row find(int i) const {
+    if (i >= total_) return {0, false};
+    if (i < window_) return {reads_.window + i, true};
+    i -= window_;
+    return {i < reads_.sinks ? i : list_[i - reads_.sinks], true};
+  }
+  __device__ const T* key(Row r) const {
+    return r.id >= 0 ? k_ + r.id * k_n_ : node_k_ + (node_ + ~r.id) * d_;
+  }
+  __device__ const T* value(Row r) const {
+    return r.id >= 0 ? v_ + r.id * v_n_ : node_v_ + (node_ + ~r.id) * d_v_;
+  }
+  /// What is added to the logarithm (base 2) of a row's weight.
+  __device__ float bias(Row r) const {
+    if (!r.valid) return -INFINITY;
+    return r.id >= 0 ? 0.0f : log2f(static_cast<float>(count_[node_ + ~r.id]));
+  }
+  /// Whether some query that sees `limit` keys or more may not see all of these rows.
+  __device__ bool masked(int first, int n, int limit) const {
+    return first < window_ && reads_.window + min(first + n, window_) > limit;
+  }
+  /// Its key's position where it can be invisible, else -1.
+  __device__ int position(int i) const { return i < window_ ? reads_.window + i : -1; }
+
+ private:
+  Reads reads_;
+  const std::int32_t* list_;
+  const T *k_, *v_, *node_k_, *node_v_;
+  const std::uint16_t* count_;
+  std::int64_t k_n_, v_n_, node_;
+  int d_, d_v_, window_, total_;
+};
+
+/// Writes one query's o and lse. Of its columns a lane holds pairs 2 (lane % 4) of each 8, at
+/// o[column / 8][2 r] and [2 r + 1]; m: maximum in base 2, sum: of 2^(x - m).
+template <typename T, int kCols>
+__device__ __forceinline__ void store_row(const Problem& p, const TileInfo& tile, int head, int i,
+                                          const float (&o)[kCols][4], int r, int lane, float m,
+                                          float sum) {
+  const bool empty = !(sum > 0.0f) && sum == sum;  // NaN is no empty set
+  const float inverse = empty ? 0.0f : 1.0f / sum;
+  T* to = const_cast<T*>(row<T>(p.o, tile.batch, head, tile.q + i));
+#pragma unroll
+  for (int n = 0; n < kCols; ++n) {
+    const int c = 8 * n + 2 * (lane % 4);
+    if (c < p.d_v)
+      *reinterpret_cast<std::uint32_t*>(to + c) =
+          pack<T>(o[n][2 * r] * inverse, o[n][2 * r + 1] * inverse);
+  }
+  if (p.lse != nullptr && lane % 4 == 0)
+    p.lse[(std::int64_t{tile.batch} * p.h_q + head) * p.n_q + tile.q + i] =
+        empty ? -INFINITY : (m + log2f(sum)) * kLn2;
+}
+
+}  // namespace prescore::cuda

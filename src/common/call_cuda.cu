@@ -1,0 +1,169 @@
+#include "common/call_cuda.cuh"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "index/index_cuda.cuh"
+#include "plan/planners.h"
+
+namespace prescore {
+
+void check_qkv(const Tensor&, const Tensor&, const Tensor&);
+
+namespace cuda {
+
+namespace {
+
+// Plans that exist at a time: enough (tile, head) pairs to fill a large GPU many times.
+constexpr std::int64_t kWave = 4096;
+
+}  // namespace
+
+View view(const Tensor& t) { return {t.data, t.stride[0], t.stride[1], t.stride[2]}; }
+
+void check_rows(const Tensor& t, const char* what) {
+  const auto d = t.shape[3];
+  check(d % 8 == 0 && d <= 256, "attention", std::string(what) + " head size with device cuda", d,
+        "a multiple of 8 up to 256");
+  bool aligned = reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0;
+  for (std::size_t i = 0; i < 3; ++i) aligned = aligned && (t.shape[i] == 1 || t.stride[i] % 8 == 0);
+  if (!aligned)
+    fail("attention", std::string(what) + " rows with device cuda", "some not aligned to 16 bytes",
+         "pointer and strides that are multiples of 16 bytes");
+}
+
+namespace {
+
+void check_lengths(const Tensor& q, const Options& o) {
+  const CudaOptions& c = o.cuda;
+  if ((c.cu_seqlens_q == nullptr) != (c.cu_seqlens_k == nullptr))
+    fail("attention", "cu_seqlens", "one of them", "both or none");
+  if (c.cu_seqlens_q == nullptr) return;
+  check(c.sequences >= 1, "attention", "sequences", c.sequences, "at least 1 with cu_seqlens");
+  check(q.shape[0] == 1, "attention", "batch of q with cu_seqlens", q.shape[0], "1");
+}
+
+Choice choose(const Tensor& q, const Tensor& k, const PlanOptions& plan) {
+  if (plan.method != Method::kAuto) {
+    if (plan.method == Method::kDense || plan.method == Method::kWindow ||
+        plan.method == Method::kRouted)
+      return {plan.method, "as asked", 0};
+    fail("attention", "method with device cuda", std::to_string(static_cast<int>(plan.method)),
+         "auto, dense, window or routed");
+  }
+  const std::int64_t crossover = std::max<std::int64_t>(3 * plan.budget, 8192);
+  if (q.shape[2] < 32 || k.shape[2] <= crossover)
+    return {Method::kDense, "dense: few queries, or keys within the crossover", crossover};
+  return {Method::kRouted, "routed: more keys than the crossover", crossover};
+}
+
+void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
+  check_qkv(q, k, v);
+  check_plan_options(o.plan);
+  if (q.dtype == DType::kF32 || q.dtype != k.dtype || o.compute == Compute::kF32)
+    fail("attention", "dtypes or compute with device cuda", "f32, or unlike ones",
+         "q, k and v all f16 or all bf16");
+  check_rows(q, "q"), check_rows(k, "k"), check_rows(v, "v");
+  check_lengths(q, o);
+  const IndexOptions& i = o.index;
+  check(i.segment == kSegment, "index", "segment with device cuda", i.segment, "512");
+  check(i.cluster >= 1 && kSegment / i.cluster >= 1 && kSegment / i.cluster <= kMaxClusters,
+        "index", "cluster with device cuda", i.cluster, "8 to 512");
+  check(i.group >= i.cluster && kSegment / i.group >= 1 && kSegment / i.group <= kMaxGroups,
+        "index", "group with device cuda", i.group, "32 to 512, and no less than a cluster");
+  if (i.packed) fail("index", "packed with device cuda", "true", "false");
+  check(o.plan.tile <= kTile, "plan", "tile with device cuda", o.plan.tile, "at most 128");
+}
+
+void set_problem(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o, Call& call) {
+  Problem& p = call.problem;
+  p.q = view(q), p.k = view(k), p.v = view(v);
+  p.cu_q = o.cuda.cu_seqlens_q, p.cu_k = o.cuda.cu_seqlens_k;
+  p.sequences = static_cast<int>(p.cu_q != nullptr ? o.cuda.sequences : q.shape[0]);
+  p.h_q = static_cast<int>(q.shape[1]), p.h_kv = static_cast<int>(k.shape[1]);
+  p.n_q = static_cast<int>(q.shape[2]), p.n_kv = static_cast<int>(k.shape[2]);
+  p.d = static_cast<int>(q.shape[3]), p.d_v = static_cast<int>(v.shape[3]);
+  p.causal = o.causal;
+  p.scale = (o.scale != 0 ? o.scale : 1.0f / std::sqrt(static_cast<float>(p.d))) * kLog2E;
+  call.dtype = k.dtype;
+}
+
+}  // namespace
+
+void lay_out(const Options& o, Arena& arena, Call& call) {
+  Problem& p = call.problem;
+  const Method method = call.choice.method;
+  const bool routed = method == Method::kRouted;
+  const IndexOptions& i = o.index;
+  const std::int64_t sinks = std::min<std::int64_t>(i.sinks, kSegment);
+  const std::int64_t most = std::int64_t{1} << 30;
+  call.rule = {std::min(o.plan.budget, most),
+               std::min(std::max(o.plan.dense_until, call.choice.crossover), most),
+               routed ? sinks : std::min(o.plan.sinks, most), std::min(o.plan.window, most)};
+  p.tile = static_cast<int>(
+      method == Method::kDense ? kTile : tile_size(o.plan, call.rule.sinks));
+
+  const bool packed = p.cu_q != nullptr;
+  const std::int64_t per_sequence = (std::int64_t{p.n_q} + p.tile - 1) / p.tile + 1;
+  const std::int64_t tiles = packed ? p.n_q / p.tile + 2 * std::int64_t{p.sequences}
+                                    : per_sequence * p.sequences;
+  const std::int64_t segments =
+      routed ? std::int64_t{p.n_kv} / kSegment * (packed ? 1 : p.sequences) : 0;
+  PlanView& plan = call.plan;
+  call.tile = arena.take<TileInfo>(tiles);
+  call.segment = arena.take<SegmentInfo>(segments);
+  call.counter = arena.take<unsigned long long>(4);
+  plan.tile = call.tile;
+  plan.tiles = static_cast<int>(tiles);
+  plan.heads = p.h_q;
+  if (routed) {
+    const std::int64_t waves = (tiles * p.h_q + kWave - 1) / kWave;
+    plan.heads = static_cast<int>(std::max<std::int64_t>(1, (p.h_q + waves - 1) / waves));
+    const std::int64_t far = std::min<std::int64_t>(call.rule.budget, p.n_kv);
+    const bool stand = o.plan.standins != StandIns::kNone;
+    plan.capacity = static_cast<int>(far + (stand ? kMaxNodes : 0));
+    IndexView& x = call.index;
+    x.segments = static_cast<int>(segments), x.segment = call.segment;
+    x.clusters = static_cast<int>(kSegment / i.cluster), x.groups = static_cast<int>(kSegment / i.group);
+    x.nodes = x.clusters + x.groups + 1;
+    x.sinks = static_cast<int>(sinks), x.iterations = static_cast<int>(i.iterations);
+    const std::int64_t all = segments * p.h_kv;
+    x.node_k = arena.take<std::uint16_t>(all * x.nodes * p.d);
+    x.node_v = arena.take<std::uint16_t>(all * x.nodes * p.d_v);
+    x.count = arena.take<std::uint16_t>(all * x.nodes);
+    x.begin = arena.take<std::uint16_t>(all * x.nodes);
+    x.child = arena.take<std::uint16_t>(all * (x.groups + 1));
+    x.member = arena.take<std::uint16_t>(all * kSegment);
+
+    Route& r = call.route;
+    r.rule = call.rule;
+    const std::int64_t keys = std::int64_t{p.n_kv} / kSegment * kSegment;  // of one sequence
+    r.open_groups = static_cast<int>(std::min(o.plan.open_groups, most));
+    r.worth = o.plan.standins == StandIns::kNone   ? 1e30f
+              : o.plan.standins == StandIns::kAuto ? o.plan.standin_share
+                                                   : -1.0f;
+    r.groups = static_cast<int>(keys / kSegment * x.groups);
+    // Clusters of opened groups: twice as many as if all had their usual size.
+    const std::int64_t opened = std::min(keys, std::max(o.plan.open_groups, 4 * far));
+    r.clusters = static_cast<int>(std::clamp<std::int64_t>(
+        std::min(2 * opened, keys) / i.cluster, 64, 12288));
+    const std::int64_t pairs = tiles * plan.heads;
+    r.rank = arena.take<std::uint32_t>(pairs * r.groups);
+    r.total = arena.take<float2>(pairs * kRouting);
+  }
+  const std::int64_t pairs = tiles * plan.heads;
+  plan.reads = arena.take<Reads>(pairs);
+  plan.list = arena.take<std::int32_t>(pairs * plan.capacity);
+}
+
+Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
+  check_call(q, k, v, o);
+  Call call;
+  set_problem(q, k, v, o, call);
+  call.choice = choose(q, k, o.plan);
+  return call;
+}
+
+}  // namespace cuda
+}  // namespace prescore

@@ -1,0 +1,33 @@
+// One call on the GPU, before anything is enqueued: what was asked, and where its arrays lie.
+#pragma once
+
+#include "common/arena.cuh"
+#include "plan/plan_cuda.cuh"
+#include "prescore/attention.h"
+
+namespace prescore::cuda {
+
+struct Call {
+  Problem problem{};  // without outputs
+  Choice choice;
+  DType dtype = DType::kF16;
+  LayoutRule rule{};
+  IndexView index{};
+  Route route{};
+  PlanView plan{};  // of one wave of heads
+  SegmentInfo* segment = nullptr;
+  TileInfo* tile = nullptr;
+  unsigned long long* counter = nullptr;  // queries, visible keys, keys, stand-ins
+};
+
+/// Checks everything but the outputs. Throws Error.
+Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options&);
+
+/// Fills in the arrays. An arena that only counts sizes the workspace by the same code.
+void lay_out(const Options&, Arena&, Call&);
+
+/// Pointer, head size and strides of a tensor that kernels touch 16 bytes at a time.
+void check_rows(const Tensor&, const char* what);
+View view(const Tensor&);
+
+}  // namespace prescore::cuda

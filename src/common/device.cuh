@@ -1,0 +1,96 @@
+// What the kernels of all stages are told: views, tiles, and where a row lies.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/layout.h"
+
+namespace prescore::cuda {
+
+/// Rows of [b, h, n, d]; strides in elements, the last axis contiguous.
+struct View {
+  const void* data;
+  std::int64_t b, h, n;
+};
+template <typename T>
+__device__ __forceinline__ const T* row(const View& v, std::int64_t b, std::int64_t h,
+                                        std::int64_t n) {
+  return static_cast<const T*>(v.data) + b * v.b + h * v.h + n * v.n;
+}
+
+/// One call. Sequences are the entries of a batch, or, where cu_q is given, the ranges
+/// [cu[i], cu[i + 1]) of one packed row axis.
+struct Problem {
+  View q, k, v, o;
+  float* lse;  ///< [b][h_q][n_q], packed [h_q][n_q]; may be null
+  const std::int32_t *cu_q, *cu_k;
+  int sequences, h_q, h_kv, n_q, n_kv, d, d_v;  ///< n_q, n_kv: rows of the axis
+  int tile;  ///< queries that choose together, at most kTile
+  bool causal;
+  float scale;  ///< factor on q.k times log2 e
+
+  __device__ __forceinline__ int kv_head(int h) const { return h / (h_q / h_kv); }
+};
+
+/// Queries of one sequence that choose and are computed together, for every head.
+struct TileInfo {
+  std::int32_t batch;      ///< entry of the batch; 0 where sequences are packed
+  std::int32_t q, rows;    ///< rows of Q: [q, q + rows); none: nothing to do
+  std::int32_t first_end;  ///< keys that the first query sees; the next sees one more if causal
+  std::int32_t k, n_kv;    ///< rows of K: [k, k + n_kv)
+  std::int32_t segment;    ///< first of the sequence in the index
+  std::int32_t segments;   ///< complete ones
+
+  __device__ __forceinline__ int end(const Problem& p, int row) const {
+    const int e = p.causal ? first_end + row : n_kv;
+    return e < 0 ? 0 : e;
+  }
+};
+
+/// A complete segment of keys of one sequence.
+struct SegmentInfo {
+  std::int32_t batch, k;  ///< its first row of K
+  std::int32_t first;     ///< 1: the sequence begins with it
+};
+
+inline constexpr int kSegment = 512;
+inline constexpr int kTile = 128;  ///< most rows of a tile
+inline constexpr int kRouting = 32;  ///< queries of a tile that choose
+inline constexpr float kLog2E = 1.4426950408889634f;
+inline constexpr float kLn2 = 0.6931471805599453f;
+
+/// The index of all (key head, segment): nodes are clusters, groups, the segment, as in KeyIndex.
+struct IndexView {
+  void *node_k, *node_v;  ///< [h_kv][segments][nodes][d or d_v]
+  std::uint16_t* count;   ///< [h_kv][segments][nodes]
+  std::uint16_t* begin;   ///< [h_kv][segments][nodes] first member
+  std::uint16_t* child;   ///< [h_kv][segments][groups + 1] first cluster of a group
+  std::uint16_t* member;  ///< [h_kv][segments][512] offsets in the segment, by cluster
+  const SegmentInfo* segment;
+  int segments, clusters, groups, nodes, sinks, iterations;
+
+  __device__ __forceinline__ std::int64_t at(int head, int seg) const {
+    return std::int64_t{head} * segments + seg;
+  }
+};
+
+/// What one (tile, head) reads: keys [window, end), [0, sinks), then `keys` single ones and `nodes`
+/// stand-ins of its list, stand-ins as ~(node of the sequence).
+struct Reads {
+  std::int32_t window, end, sinks, keys, nodes;
+  __host__ __device__ int total() const { return end - window + sinks + keys + nodes; }
+};
+
+/// Plans of the tiles [first_tile, first_tile + tiles) for heads [first_head, first_head + heads).
+struct PlanView {
+  const TileInfo* tile;
+  Reads* reads;        ///< [head][tile]
+  std::int32_t* list;  ///< [head][tile][capacity]
+  int tiles, heads, first_head, capacity;
+
+  __device__ __forceinline__ std::int64_t at(int head, int t) const {
+    return std::int64_t{head} * tiles + t;
+  }
+};
+
+}  // namespace prescore::cuda

@@ -1,0 +1,452 @@
+// One block a segment and key head: k-means over its keys on the tensor cores, k-means over the
+// centroids into groups, members in the order of groups and clusters, means of all nodes.
+//
+// Products use the keys as they lie and centroids around the mean of the segment, rounded: with
+// c' the rounded centroid less the mean, x.c' - mean.c' - |c'|^2 / 2 is exact but for the sum.
+#include "common/mma.cuh"
+#include "index/index_cuda.cuh"
+
+namespace prescore::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr std::uint16_t kNone = 0xffff;
+
+// Columns are staged in panels of at most 128: with more, X is copied once more for every use.
+template <int D>
+struct Shared {
+  static constexpr int kPanel = D <= 128 ? D : 128, kPanels = D / kPanel;
+  static constexpr int x = 0;
+  static constexpr int centroid = kSegment * kPanel * 2;
+  static constexpr int group = centroid + kMaxClusters * D * 2;
+  static constexpr int mean = group + kMaxGroups * D * 2;
+  static constexpr int partial = mean + D * 4;  // [warps][panel]
+  static constexpr int bias = partial + kWarps * kPanel * 4;
+  static constexpr int label = bias + kMaxClusters * 4;
+  static constexpr int order = label + kSegment * 2;    // keys by cluster
+  static constexpr int begin = order + kSegment * 2;    // [clusters + 1]
+  static constexpr int group_of = begin + 160;          // [clusters]
+  static constexpr int place = group_of + 2 * kMaxClusters;  // cluster -> its number by group
+  static constexpr int bytes = place + 2 * kMaxClusters;
+};
+
+template <typename T, int D>
+class Builder {
+  using S = Shared<D>;
+  static constexpr int kPanel = S::kPanel, kPanels = S::kPanels, kPairs = kPanel / 64;
+
+ public:
+  __device__ Builder(const Problem& p, const IndexView& index, unsigned char* shared)
+      : p_(p), index_(index), shared_(shared), segment_(static_cast<int>(blockIdx.x)),
+        head_(static_cast<int>(blockIdx.y)), thread_(static_cast<int>(threadIdx.x)),
+        lane_(thread_ % 32), warp_(thread_ / 32) {
+    const SegmentInfo s = index.segment[segment_];
+    batch_ = s.batch, first_key_ = s.k;
+    skip_ = s.first != 0 ? min(index.sinks, kSegment) : 0;
+    n_ = kSegment - skip_;
+  }
+
+  __device__ void build() {
+    if (first_key_ < 0) return;
+    find_mean();
+    seed();
+    for (int it = 0; it < index_.iterations; ++it) {
+      assign();
+      sort();
+      update();
+    }
+    assign();
+    sort();
+    group();
+    write_tree();
+    write_means(p_.k, p_.d, static_cast<T*>(index_.node_k), true);
+    write_means(p_.v, p_.d_v, static_cast<T*>(index_.node_v), false);
+  }
+
+ private:
+  template <typename U>
+  __device__ U* at(int offset) const {
+    return reinterpret_cast<U*>(shared_ + offset);
+  }
+  __device__ std::uint16_t& label(int i) const { return at<std::uint16_t>(S::label)[i]; }
+  __device__ std::uint16_t& order(int i) const { return at<std::uint16_t>(S::order)[i]; }
+  __device__ std::uint16_t& begin(int c) const { return at<std::uint16_t>(S::begin)[c]; }
+  __device__ std::uint16_t& group_of(int c) const { return at<std::uint16_t>(S::group_of)[c]; }
+  __device__ std::uint16_t& place(int c) const { return at<std::uint16_t>(S::place)[c]; }
+
+  // Two neighbouring columns, 2 `pair` of the panel, of a staged row.
+  __device__ std::uint32_t& x(int row, int pair) const {
+    return *at<std::uint32_t>(S::x + static_cast<int>(swizzled(kSegment, row, pair / 4)) +
+                              (pair % 4) * 4);
+  }
+  __device__ std::uint32_t& centroid(int from, int rows, int row, int pair) const {
+    return *at<std::uint32_t>(from + static_cast<int>(swizzled(rows, row, pair / 4)) +
+                              (pair % 4) * 4);
+  }
+
+  // X <- the rows of a panel of columns.
+  __device__ void stage(const View& from, int width, int panel) {
+    __syncthreads();
+    const std::uint32_t base = smem_address(shared_);
+    for (int j = thread_; j < kSegment * (kPanel / 8); j += kThreads) {
+      const int i = j / (kPanel / 8), c = j % (kPanel / 8), column = panel * kPanel + 8 * c;
+      copy16(base + swizzled(kSegment, i, c),
+             row<T>(from, batch_, head_, first_key_ + i) + (column < width ? column : 0),
+             column < width);
+    }
+    commit();
+    wait<0>();
+    __syncthreads();
+  }
+  __device__ void restage(int panel) {
+    if (kPanels > 1) stage(p_.k, p_.d, panel);
+  }
+
+  __device__ void find_mean() {
+    if (kPanels == 1) stage(p_.k, p_.d, 0);
+    for (int panel = 0; panel < kPanels; ++panel) {
+      restage(panel);
+      float* partial = at<float>(S::partial) + warp_ * kPanel;
+      for (int u = 0; u < kPairs; ++u) {
+        float2 sum{0, 0};
+        for (int i = skip_ + warp_; i < kSegment; i += kWarps) {
+          const float2 v = unpack<T>(x(i, lane_ + 32 * u));
+          sum.x += v.x, sum.y += v.y;
+        }
+        partial[2 * (lane_ + 32 * u)] = sum.x, partial[2 * (lane_ + 32 * u) + 1] = sum.y;
+      }
+      __syncthreads();
+      if (thread_ < kPanel) {
+        float sum = 0;
+        for (int w = 0; w < kWarps; ++w) sum += at<float>(S::partial)[w * kPanel + thread_];
+        at<float>(S::mean)[panel * kPanel + thread_] = n_ > 0 ? sum / static_cast<float>(n_) : 0;
+      }
+    }
+    __syncthreads();
+  }
+
+  // Evenly spaced keys; rows without a cluster are zero.
+  __device__ void seed() {
+    const int n_clusters = index_.clusters;
+    for (int panel = 0; panel < kPanels; ++panel) {
+      restage(panel);
+      for (int c = warp_; c < kMaxClusters; c += kWarps) {
+        const int i = skip_ + (n_clusters == 1 ? 0 : c * (n_ - 1) / (n_clusters - 1));
+        for (int u = 0; u < kPairs; ++u) {
+          const int pair = lane_ + 32 * u, column = panel * kPanel + 2 * pair;
+          float2 v{0, 0};
+          if (c < n_clusters && n_ > 0) {
+            v = unpack<T>(x(i, pair));
+            v.x -= at<float>(S::mean)[column], v.y -= at<float>(S::mean)[column + 1];
+          }
+          centroid(S::centroid, kMaxClusters, c, column / 2) = pack<T>(v.x, v.y);
+        }
+      }
+    }
+  }
+
+  // bias[c] <- mean.c' + |c'|^2 / 2, infinite where there is no cluster.
+  __device__ void set_bias(int from, int rows, int n, bool with_mean) {
+    __syncthreads();
+    for (int c = warp_; c < rows; c += kWarps) {
+      float sum = 0;
+      for (int pair = lane_; pair < D / 2; pair += 32) {
+        const float2 v = unpack<T>(centroid(from, rows, c, pair));
+        const float* mean = at<float>(S::mean) + 2 * pair;
+        sum += 0.5f * (v.x * v.x + v.y * v.y);
+        if (with_mean) sum += v.x * mean[0] + v.y * mean[1];
+      }
+      for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      if (lane_ == 0) at<float>(S::bias)[c] = c < n ? sum : INFINITY;
+    }
+    __syncthreads();
+  }
+
+  // The column with the largest c - bias, lowest first, of the two rows of a fragment.
+  template <int kTiles>
+  __device__ void best_columns(const float (&c)[kTiles][4], int (&best)[2]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float value = -INFINITY;
+      best[r] = 0;
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int column = 8 * n + 2 * (lane_ % 4) + j;
+          const float v = c[n][2 * r + j] - at<float>(S::bias)[column];
+          if (v > value) value = v, best[r] = column;
+        }
+#pragma unroll
+      for (int step = 1; step < 4; step *= 2) {
+        const float other = __shfl_xor_sync(~0u, value, step);
+        const int column = __shfl_xor_sync(~0u, best[r], step);
+        if (other > value || (other == value && column < best[r])) value = other, best[r] = column;
+      }
+    }
+  }
+
+  // Labels of all keys; a warp has 64.
+  __device__ void assign() {
+    set_bias(S::centroid, kMaxClusters, index_.clusters, true);
+    constexpr int kMine = kSegment / kWarps / 16, kTiles = kMaxClusters / 8;
+    float c[kMine][kTiles][4] = {};
+    const std::uint32_t base = smem_address(shared_);
+#pragma unroll 1
+    for (int panel = 0; panel < kPanels; ++panel) {
+      restage(panel);
+#pragma unroll 2
+      for (int k = 0; k < kPanel / 16; ++k) {
+        std::uint32_t b[kTiles / 2][4];
+#pragma unroll
+        for (int n = 0; n < kTiles / 2; ++n)
+          load_b(b[n], base + S::centroid, kMaxClusters, 16 * n, panel * (kPanel / 16) + k, lane_);
+#pragma unroll
+        for (int m = 0; m < kMine; ++m) {
+          std::uint32_t a[4];
+          load_a(a, base, kSegment, (warp_ * kMine + m) * 16, k, lane_);
+#pragma unroll
+          for (int n = 0; n < kTiles / 2; ++n) {
+            multiply<T>(c[m][2 * n], a, b[n][0], b[n][1]);
+            multiply<T>(c[m][2 * n + 1], a, b[n][2], b[n][3]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < kMine; ++m) {
+      int best[2];
+      best_columns(c[m], best);
+      if (lane_ % 4 == 0)
+        for (int r = 0; r < 2; ++r) {
+          const int i = (warp_ * kMine + m) * 16 + lane_ / 4 + 8 * r;
+          label(i) = i < skip_ ? kNone : static_cast<std::uint16_t>(best[r]);
+        }
+    }
+    __syncthreads();
+  }
+
+  // Members of each cluster in the order of positions: begin, order.
+  __device__ void sort() {
+    const int mine = kMaxClusters / kWarps;
+    for (int pass = 0; pass < 2; ++pass) {
+      for (int c = warp_ * mine; c < (warp_ + 1) * mine; ++c) {
+        int to = pass == 0 ? 0 : begin(c);
+        for (int i = lane_; i < kSegment; i += 32) {
+          const bool in = label(i) == c;
+          const unsigned who = __ballot_sync(~0u, in);
+          if (pass == 1 && in)
+            order(to + __popc(who & ((1u << lane_) - 1))) = static_cast<std::uint16_t>(i);
+          to += __popc(who);
+        }
+        if (pass == 0 && lane_ == 0) place(c) = static_cast<std::uint16_t>(to);  // count for now
+      }
+      __syncthreads();
+      if (pass == 0 && thread_ <= kMaxClusters) {
+        int sum = 0;
+        for (int c = 0; c < thread_; ++c) sum += place(c);
+        begin(thread_) = static_cast<std::uint16_t>(sum);
+      }
+      __syncthreads();
+    }
+  }
+
+  // Centroids <- means of their members; those without keep their place.
+  __device__ void update() {
+    for (int panel = 0; panel < kPanels; ++panel) {
+      restage(panel);
+      for (int c = warp_; c < index_.clusters; c += kWarps) {
+        const int from = begin(c), to = begin(c + 1);
+        if (from == to) continue;
+        const float inverse = 1.0f / static_cast<float>(to - from);
+        for (int u = 0; u < kPairs; ++u) {
+          const int pair = lane_ + 32 * u, column = panel * kPanel + 2 * pair;
+          float2 sum{0, 0};
+          for (int j = from; j < to; ++j) {
+            const float2 v = unpack<T>(x(order(j), pair));
+            sum.x += v.x, sum.y += v.y;
+          }
+          const float* mean = at<float>(S::mean) + column;
+          centroid(S::centroid, kMaxClusters, c, column / 2) =
+              pack<T>(sum.x * inverse - mean[0], sum.y * inverse - mean[1]);
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+  // group_of and place: k-means over the centroids that have keys.
+  __device__ void group() {
+    std::uint16_t* full = at<std::uint16_t>(S::partial);  // clusters with keys, in order
+    int n_full = 0;
+    for (int c = 0; c < index_.clusters; ++c)
+      if (begin(c) != begin(c + 1)) {
+        if (thread_ == 0) full[n_full] = static_cast<std::uint16_t>(c);
+        ++n_full;
+      }
+    if (thread_ < kMaxClusters) group_of(thread_) = 0;
+    __syncthreads();
+    const int n_groups = min(index_.groups, n_full);
+    for (int g = warp_; g < kMaxGroups; g += kWarps)
+      for (int pair = lane_; pair < D / 2; pair += 32)
+        centroid(S::group, kMaxGroups, g, pair) =
+            g < n_groups ? centroid(S::centroid, kMaxClusters,
+                                    full[n_groups == 1 ? 0 : g * (n_full - 1) / (n_groups - 1)], pair)
+                         : 0u;
+    constexpr int kIterations = 5;
+    for (int it = 0; it <= kIterations; ++it) {
+      set_bias(S::group, kMaxGroups, n_groups, false);
+      if (warp_ < kMaxClusters / 16) assign_groups();
+      __syncthreads();
+      if (it == kIterations) break;
+      for (int g = warp_; g < n_groups; g += kWarps) update_group(g);
+    }
+    if (thread_ < kMaxClusters) {  // the clusters' numbers in the order of their groups
+      int rank = 0;
+      const int c = thread_;
+      for (int o = 0; o < index_.clusters; ++o)
+        rank += group_of(o) < group_of(c) || (group_of(o) == group_of(c) && o < c) ? 1 : 0;
+      place(c) = static_cast<std::uint16_t>(rank);
+    }
+    __syncthreads();
+  }
+  __device__ void assign_groups() {
+    float c[kMaxGroups / 8][4] = {};
+    const std::uint32_t base = smem_address(shared_);
+    for (int k = 0; k < D / 16; ++k) {
+      std::uint32_t a[4], b[4];
+      load_a(a, base + S::centroid, kMaxClusters, warp_ * 16, k, lane_);
+      load_b(b, base + S::group, kMaxGroups, 0, k, lane_);
+      multiply<T>(c[0], a, b[0], b[1]);
+      multiply<T>(c[1], a, b[2], b[3]);
+    }
+    int best[2];
+    best_columns(c, best);
+    if (lane_ % 4 == 0)
+      for (int r = 0; r < 2; ++r) {
+        const int i = warp_ * 16 + lane_ / 4 + 8 * r;
+        group_of(i) = static_cast<std::uint16_t>(begin(i) != begin(i + 1) ? best[r] : 0);
+      }
+  }
+  __device__ void update_group(int g) {
+    for (int pair = lane_; pair < D / 2; pair += 32) {
+      float2 sum{0, 0};
+      int n = 0;
+      for (int c = 0; c < index_.clusters; ++c) {
+        if (group_of(c) != g || begin(c) == begin(c + 1)) continue;
+        const float2 v = unpack<T>(centroid(S::centroid, kMaxClusters, c, pair));
+        sum.x += v.x, sum.y += v.y;
+        ++n;
+      }
+      const float inverse = 1.0f / static_cast<float>(max(n, 1));
+      if (n > 0) centroid(S::group, kMaxGroups, g, pair) = pack<T>(sum.x * inverse, sum.y * inverse);
+    }
+  }
+
+  // Counts, begins, children and members; `order` and `begin` <- the final order.
+  __device__ void write_tree() {
+    const std::int64_t s = index_.at(head_, segment_);
+    std::uint16_t *count = index_.count + s * index_.nodes, *from = index_.begin + s * index_.nodes,
+                  *child = index_.child + s * (index_.groups + 1),
+                  *member = index_.member + s * kSegment;
+    const int n_clusters = index_.clusters;
+    std::uint16_t* moved = at<std::uint16_t>(S::partial);  // first member by final number
+    if (thread_ < n_clusters) {
+      int sum = 0;
+      for (int c = 0; c < n_clusters; ++c)
+        if (place(c) < place(thread_)) sum += begin(c + 1) - begin(c);
+      const int n = begin(thread_ + 1) - begin(thread_);
+      moved[place(thread_)] = static_cast<std::uint16_t>(sum);
+      from[place(thread_)] = static_cast<std::uint16_t>(sum);
+      count[place(thread_)] = static_cast<std::uint16_t>(n);
+    }
+    if (thread_ == 0) moved[n_clusters] = static_cast<std::uint16_t>(n_);
+    if (thread_ <= index_.groups) {  // group g has the clusters [child[g], child[g + 1])
+      int first = 0;
+      for (int c = 0; c < n_clusters; ++c) first += group_of(c) < thread_ ? 1 : 0;
+      child[thread_] = static_cast<std::uint16_t>(first);
+    }
+    for (int i = thread_; i < kSegment; i += kThreads) member[i] = 0;
+    __syncthreads();
+    if (thread_ <= index_.groups) {
+      const int first = moved[child[thread_]];
+      const int last = thread_ < index_.groups ? moved[child[thread_ + 1 <= index_.groups
+                                                                 ? thread_ + 1
+                                                                 : index_.groups]]
+                                               : n_;
+      const int node = n_clusters + thread_;  // the last is the segment
+      from[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? first : 0);
+      count[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? last - first : n_);
+    }
+    for (int c = warp_; c < n_clusters; c += kWarps)
+      for (int j = lane_; j < begin(c + 1) - begin(c); j += 32)
+        member[moved[place(c)] + j] = order(begin(c) + j);
+    __syncthreads();
+    for (int i = thread_; i < n_; i += kThreads) order(i) = member[i];
+    __syncthreads();
+  }
+
+  // Mean of the members of every node in fp32, rounded; a warp a node.
+  __device__ void write_means(const View& from, int width, T* to, bool staged) {
+    const std::int64_t s = index_.at(head_, segment_);
+    const std::uint16_t *count = index_.count + s * index_.nodes,
+                        *first = index_.begin + s * index_.nodes;
+    for (int panel = 0; panel < kPanels; ++panel) {
+      if (!staged || kPanels > 1) stage(from, width, panel);
+      for (int node = warp_; node < index_.nodes; node += kWarps) {
+        const int j0 = first[node], n = count[node];
+        const float inverse = n > 0 ? 1.0f / static_cast<float>(n) : 0.0f;
+        for (int u = 0; u < kPairs; ++u) {
+          const int pair = lane_ + 32 * u, column = panel * kPanel + 2 * pair;
+          float2 sum{0, 0};
+          for (int j = j0; j < j0 + n; ++j) {
+            const float2 v = unpack<T>(x(order(j), pair));
+            sum.x += v.x, sum.y += v.y;
+          }
+          if (column < width)
+            *reinterpret_cast<std::uint32_t*>(to + (s * index_.nodes + node) * width + column) =
+                pack<T>(sum.x * inverse, sum.y * inverse);
+        }
+      }
+    }
+  }
+
+  const Problem& p_;
+  const IndexView& index_;
+  unsigned char* shared_;
+  int segment_, head_, thread_, lane_, warp_, batch_ = 0, first_key_ = 0, skip_ = 0, n_ = 0;
+};
+
+template <typename T, int D>
+__global__ __launch_bounds__(kThreads, 1) void index_kernel(const Problem p,
+                                                            const IndexView index) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  Builder<T, D>(p, index, shared).build();
+}
+
+template <typename T, int D>
+void launch(const Problem& p, const IndexView& index, cudaStream_t stream) {
+  allow_shared(index_kernel<T, D>, Shared<D>::bytes, "index");
+  const dim3 grid(static_cast<unsigned>(index.segments), static_cast<unsigned>(p.h_kv));
+  index_kernel<T, D><<<grid, kThreads, Shared<D>::bytes, stream>>>(p, index);
+  check_launch("index", "index_kernel");
+}
+
+}  // namespace
+
+template <typename T>
+void build_index(const Problem& p, const IndexView& index, cudaStream_t stream) {
+  if (index.segments == 0) return;
+  const int d = max(p.d, p.d_v);
+  if (d <= 64)
+    launch<T, 64>(p, index, stream);
+  else if (d <= 128)
+    launch<T, 128>(p, index, stream);
+  else
+    launch<T, 256>(p, index, stream);
+}
+
+template void build_index<bf16>(const Problem&, const IndexView&, cudaStream_t);
+template void build_index<f16>(const Problem&, const IndexView&, cudaStream_t);
+
+}  // namespace prescore::cuda

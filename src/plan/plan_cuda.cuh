@@ -1,0 +1,36 @@
+// Stage `plan` on the GPU.
+#pragma once
+
+#include "common/device.cuh"
+#include "common/launch.cuh"
+
+namespace prescore::cuda {
+
+/// Fills the tables of tiles and of complete segments; unused entries have no rows.
+void make_tables(const Problem&, TileInfo*, int tiles, SegmentInfo*, int segments, cudaStream_t);
+
+/// Dense (rule ignored) or window plans.
+void plan_ranges(const Problem&, const PlanView&, const LayoutRule&, bool dense, cudaStream_t);
+
+/// What `routed` needs beside the layout, and its scratch.
+struct Route {
+  LayoutRule rule;
+  int open_groups;  ///< keys whose groups are opened; 0: four times the far keys
+  float worth;      ///< share from which a node stands in; above 1: never
+  int groups;       ///< of the longest sequence: row length of `rank`
+  int clusters;     ///< most that are scored; further ones of opened groups are not read
+  /// [head][tile][groups]: rank (high half) and share (low half) of each group, see Code.
+  std::uint32_t* rank;
+  /// [head][tile][32]: log2 of the attention of a routing query to all far keys, and to all keys.
+  float2* total;
+};
+
+/// Scores the groups of every tile, opens the best, chooses clusters, writes reads and lists.
+template <typename T>
+void plan_routed(const Problem&, const PlanView&, const IndexView&, const Route&, cudaStream_t);
+
+/// Most stand-ins of a tile; further ones are dropped. Shares above `worth` are fewer than
+/// 1 / worth but for errors of their estimate.
+inline constexpr int kMaxNodes = 512;
+
+}  // namespace prescore::cuda

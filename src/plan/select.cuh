@@ -1,0 +1,144 @@
+// Choosing the best of many coded candidates within a budget, by a whole block, in a fixed order.
+#pragma once
+
+#include "plan/route.cuh"
+
+namespace prescore::cuda {
+
+inline constexpr int kSelectThreads = 128, kSelectWarps = kSelectThreads / 32;
+
+struct SelectScratch {
+  int bin[256];
+  int share[3][kSelectWarps];
+  int found[3];
+};
+
+/// Candidates whose rank exceeds `rank` are taken; of those with this rank the first ones, while
+/// they have `left` keys together.
+struct Threshold {
+  std::uint32_t rank;
+  int left;
+};
+
+/// The highest of 256 bins, counted from the last, at which more than `limit` keys are reached, and
+/// what the bins above it leave of the limit. Bin 0 where they are never reached: then found[2] = 1.
+__device__ __forceinline__ void find_bin(SelectScratch& s, int limit) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  __syncthreads();
+  if (thread < 32) {
+    int mine = 0, bins[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) mine += bins[i] = s.bin[255 - (lane * 8 + i)];
+    int before = mine;  // inclusive, then exclusive
+    for (int step = 1; step < 32; step *= 2) {
+      const int other = __shfl_up_sync(~0u, before, step);
+      if (lane >= step) before += other;
+    }
+    const int after = before;
+    before -= mine;
+    if (lane == 31 && after <= limit) s.found[0] = 0, s.found[1] = limit - after, s.found[2] = 1;
+    if (before <= limit && after > limit) {
+      int i = 0;
+      while (before + bins[i] <= limit) before += bins[i++];
+      s.found[0] = 255 - (lane * 8 + i), s.found[1] = limit - before, s.found[2] = 0;
+    }
+  }
+  __syncthreads();
+}
+
+template <typename Get, typename Keys>
+__device__ Threshold find_threshold(SelectScratch& s, int n, int limit, const Get& get,
+                                    const Keys& keys) {
+  const int thread = static_cast<int>(threadIdx.x);
+  std::uint32_t high = 0;
+  for (int half = 0; half < 2; ++half) {
+    __syncthreads();
+    for (int i = thread; i < 256; i += kSelectThreads) s.bin[i] = 0;
+    __syncthreads();
+    for (int j = thread; j < n; j += kSelectThreads) {
+      const std::uint32_t r = Code::rank(get(j));
+      if (r == 0) continue;
+      if (half == 0)
+        atomicAdd(&s.bin[r >> 8], keys(j));
+      else if (r >> 8 == high)
+        atomicAdd(&s.bin[r & 255], keys(j));
+    }
+    find_bin(s, limit);
+    if (half == 0) {
+      if (s.found[2] != 0) return {0, 0};  // all fit: ranks begin at 1
+      high = static_cast<std::uint32_t>(s.found[0]);
+      limit = s.found[1];
+    }
+  }
+  return {high << 8 | static_cast<std::uint32_t>(s.found[0]), s.found[1]};
+}
+
+__device__ __forceinline__ int scan_warp(int x, int lane) {  // inclusive
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(~0u, x, step);
+    if (lane >= step) x += other;
+  }
+  return x;
+}
+
+/// Calls write(expanded, place) for those that are taken, `place` being how much all before it
+/// expand(j).y to, and stand(j, place) for those that are not but have a share above `worth`. Each
+/// warp has a run of candidates, which it passes twice: to count, then to write.
+template <typename Get, typename Keys, typename Expand, typename Write, typename Stand>
+__device__ void select(SelectScratch& s, int n, Threshold th, const Get& get, const Keys& keys,
+                       float worth, const Expand& expand, const Write& write, const Stand& stand,
+                       int& written, int& stood) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int run = (n + kSelectThreads - 1) / kSelectThreads * 32;
+  const int first = min(warp * run, n), last = min(first + run, n);
+
+  // Keys of the candidates at the threshold, before each warp.
+  int ties = 0;
+  for (int j = first + lane; j < last; j += 32) {
+    const std::uint32_t r = Code::rank(get(j));
+    if (r != 0 && r == th.rank) ties += keys(j);
+  }
+  for (int step = 16; step > 0; step /= 2) ties += __shfl_xor_sync(~0u, ties, step);
+  __syncthreads();
+  if (lane == 0) s.share[2][warp] = ties;
+  __syncthreads();
+  int ties_before = 0;
+  for (int w = 0; w < warp; ++w) ties_before += s.share[2][w];
+
+  int at[2] = {0, 0};
+  for (int pass = 0; pass < 2; ++pass) {
+    int tied = ties_before;
+    for (int j0 = first; j0 < last; j0 += 32) {
+      const int j = j0 + lane;
+      const std::uint32_t code = j < last ? get(j) : 0u, r = Code::rank(code);
+      const bool tie = r != 0 && r == th.rank;
+      bool take = r > th.rank;
+      if (__any_sync(~0u, tie)) {
+        const int mine = tie ? keys(j) : 0, until = tied + scan_warp(mine, lane);
+        take = take || (tie && until <= th.left);
+        tied = __shfl_sync(~0u, until, 31);
+      }
+      const bool stands = r != 0 && !take && Code::share(code) > worth;
+      const unsigned standing = __ballot_sync(~0u, stands);
+      int2 expanded{0, 0};
+      if (take) expanded = expand(j);
+      const int until = scan_warp(expanded.y, lane);
+      if (pass == 1) {
+        if (take) write(expanded, at[0] + until - expanded.y);
+        if (stands) stand(j, at[1] + __popc(standing & ((1u << lane) - 1)));
+      }
+      at[0] += __shfl_sync(~0u, until, 31);
+      at[1] += __popc(standing);
+    }
+    if (pass == 1) break;
+    if (lane == 0) s.share[0][warp] = at[0], s.share[1][warp] = at[1];
+    __syncthreads();
+    written = stood = at[0] = at[1] = 0;
+    for (int w = 0; w < kSelectWarps; ++w) {
+      if (w == warp) at[0] = written, at[1] = stood;
+      written += s.share[0][w], stood += s.share[1][w];
+    }
+  }
+}
+
+}  // namespace prescore::cuda
