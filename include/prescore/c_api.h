@@ -150,6 +150,19 @@ typedef struct prescore_hyper_options {
   int64_t selected; /* prescored: keys that survive */
 } prescore_hyper_options;
 
+/* Work on a GPU: CudaOptions in prescore/attention.h. Tensors and lse are device memory. */
+typedef struct prescore_cuda_options {
+  size_t struct_size;
+  void* stream;            /* cudaStream_t */
+  void* workspace;         /* null: allocated in stream order */
+  int64_t workspace_bytes; /* at least prescore_workspace_bytes */
+  /* Packed sequences: device pointers to sequences + 1 offsets each; null: a regular batch. */
+  const int32_t* cu_seqlens_q;
+  const int32_t* cu_seqlens_k;
+  int64_t sequences;
+  int32_t count; /* 1: wait for the result and fill the report */
+} prescore_cuda_options;
+
 /* How keys are chosen, and what runs. All counts are keys. */
 typedef struct prescore_options {
   size_t struct_size;
@@ -181,6 +194,7 @@ typedef struct prescore_options {
   /* Null: the defaults. */
   const prescore_score_options* scoring;
   const prescore_hyper_options* hyper;
+  const prescore_cuda_options* cuda; /* null: on the CPU */
 } prescore_options;
 
 /* What happened in a call. Set struct_size (or use prescore_report_init) before it. */
@@ -219,6 +233,7 @@ PRESCORE_API void prescore_options_init(prescore_options* options, size_t struct
 PRESCORE_API void prescore_index_options_init(prescore_index_options* options, size_t struct_size);
 PRESCORE_API void prescore_score_options_init(prescore_score_options* options, size_t struct_size);
 PRESCORE_API void prescore_hyper_options_init(prescore_hyper_options* options, size_t struct_size);
+PRESCORE_API void prescore_cuda_options_init(prescore_cuda_options* options, size_t struct_size);
 PRESCORE_API void prescore_report_init(prescore_report* report, size_t struct_size);
 
 /* softmax(scale q k^T) v over the keys that `options` chooses. `options` null: the defaults;
@@ -287,6 +302,11 @@ static inline prescore_score_options prescore_score_options_default(void) {
 static inline prescore_hyper_options prescore_hyper_options_default(void) {
   prescore_hyper_options options;
   prescore_hyper_options_init(&options, sizeof options);
+  return options;
+}
+static inline prescore_cuda_options prescore_cuda_options_default(void) {
+  prescore_cuda_options options;
+  prescore_cuda_options_init(&options, sizeof options);
   return options;
 }
 

@@ -1,5 +1,7 @@
 // The gather-flash kernel for sm_80 and later: one block a tile of 128 queries and head; eight warps
 // of 16 queries share blocks of 64 rows that come from anywhere.
+#include <cstdlib>
+
 #include "attend/attend_cuda.cuh"
 #include "attend/rows.cuh"
 #include "common/mma.cuh"
@@ -160,11 +162,23 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
   check_launch("attend", "attend_kernel");
 }
 
+// PRESCORE_CUDA_GENERIC=1 takes the kernel for all GPUs everywhere, as tests do.
+bool on_hopper() {
+  const char* generic = std::getenv("PRESCORE_CUDA_GENERIC");
+  if (generic != nullptr && *generic == '1') return false;
+  int device = 0, major = 0;
+  check_cuda(cudaGetDevice(&device), "attend", "the current device");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attend",
+             "the compute capability");
+  return major == 9;
+}
+
 }  // namespace
 
 template <typename T>
 void attend(const Problem& p, const PlanView& plan, const IndexView& index, cudaStream_t stream) {
   const int d = max(p.d, p.d_v);
+  if (d <= 128 && on_hopper()) return attend_hopper<T>(p, plan, index, stream);
   if (d <= 64)
     launch<T, 64>(p, plan, index, stream);
   else if (d <= 128)

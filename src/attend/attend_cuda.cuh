@@ -10,4 +10,8 @@ namespace prescore::cuda {
 template <typename T>
 void attend(const Problem&, const PlanView&, const IndexView&, cudaStream_t);
 
+/// The same on compute capability 9.0, for heads of at most 128.
+template <typename T>
+void attend_hopper(const Problem&, const PlanView&, const IndexView&, cudaStream_t);
+
 }  // namespace prescore::cuda

@@ -52,6 +52,10 @@ class RowSource {
   __device__ bool masked(int first, int n, int limit) const {
     return first < window_ && reads_.window + min(first + n, window_) > limit;
   }
+  /// Whether all these rows are keys with weight 1 that queries which see `limit` keys may read.
+  __device__ bool plain(int first, int n, int limit) const {
+    return first + n <= total_ - reads_.nodes && !masked(first, n, limit);
+  }
   /// Its key's position where it can be invisible, else -1.
   __device__ int position(int i) const { return i < window_ ? reads_.window + i : -1; }
 

@@ -137,6 +137,15 @@ prescore_hyper_options c_defaults(const HyperOptions& o) {
   return c;
 }
 
+prescore_cuda_options c_defaults(const CudaOptions& o) {
+  prescore_cuda_options c{};
+  c.struct_size = sizeof c;
+  c.stream = o.stream, c.workspace = o.workspace, c.workspace_bytes = o.workspace_bytes;
+  c.cu_seqlens_q = o.cu_seqlens_q, c.cu_seqlens_k = o.cu_seqlens_k;
+  c.sequences = o.sequences, c.count = o.count ? 1 : 0;
+  return c;
+}
+
 prescore_options c_defaults(const Options& o) {
   prescore_options c{};
   c.struct_size = sizeof c;
@@ -184,6 +193,12 @@ HyperOptions to_options(const prescore_hyper_options* from) {
   return {c.projections, c.block, c.samples, c.leaf, to_bool(c.centred, "centred"), c.selected};
 }
 
+CudaOptions to_options(const prescore_cuda_options* from) {
+  const auto c = versioned(from, c_defaults(CudaOptions{}), "cuda options");
+  return {c.stream,       c.workspace, c.workspace_bytes,       c.cu_seqlens_q,
+          c.cu_seqlens_k, c.sequences, to_bool(c.count, "count")};
+}
+
 Options to_options(const prescore_options* from) {
   const auto c = versioned(from, c_defaults(Options{}), "options");
   Options o;
@@ -208,6 +223,8 @@ Options to_options(const prescore_options* from) {
   o.scale = c.scale;
   check(c.threads >= 0 && c.threads <= 4096, "c_api", "threads", c.threads, "0 to 4096");
   o.threads = c.threads;
+  o.device = c.cuda == nullptr ? Device::kCpu : Device::kCuda;
+  o.cuda = to_options(c.cuda);
   return o;
 }
 
@@ -293,6 +310,9 @@ void prescore_score_options_init(prescore_score_options* options, size_t struct_
 void prescore_hyper_options_init(prescore_hyper_options* options, size_t struct_size) {
   init(options, struct_size, c_defaults(HyperOptions{}));
 }
+void prescore_cuda_options_init(prescore_cuda_options* options, size_t struct_size) {
+  init(options, struct_size, c_defaults(CudaOptions{}));
+}
 void prescore_report_init(prescore_report* report, size_t struct_size) {
   init(report, struct_size, prescore_report{});
 }
@@ -313,6 +333,10 @@ prescore_status prescore_attention_indexed(const prescore_tensor* q, const presc
     const State state = to_state(out, "out");
     const Options o = to_options(options);
     check_report(report);
+    if (o.device == Device::kCuda && positions == nullptr && index == nullptr) {
+      fill(attention(tq, tk, tv, state, o), report);
+      return;
+    }
     check_tensor(tq, "attention", "q");
     check_tensor(tk, "attention", "k");
     Visibility visibility;

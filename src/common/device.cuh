@@ -55,7 +55,7 @@ struct SegmentInfo {
 
 inline constexpr int kSegment = 512;
 inline constexpr int kTile = 128;  ///< most rows of a tile
-inline constexpr int kRouting = 32;  ///< queries of a tile that choose
+inline constexpr int kRouting = 16;  ///< queries of a tile that choose
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 

@@ -9,7 +9,7 @@
 namespace prescore::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = 512, kWarps = kThreads / 32;
 constexpr std::uint16_t kNone = 0xffff;
 
 // Columns are staged in panels of at most 128: with more, X is copied once more for every use.
@@ -84,6 +84,24 @@ class Builder {
                               (pair % 4) * 4);
   }
 
+  // A lane has kPairs neighbouring pairs of columns of every row.
+  __device__ int pair_of(int u) const { return lane_ * kPairs + u; }
+
+  // sum <- of the rows order(from), ..., order(to - 1), always in this order.
+  __device__ void sum_rows(int from, int to, float2 (&sum)[kPairs]) const {
+#pragma unroll
+    for (int u = 0; u < kPairs; ++u) sum[u] = {0, 0};
+#pragma unroll 4
+    for (int j = from; j < to; ++j) {
+      const int i = order(j);
+#pragma unroll
+      for (int u = 0; u < kPairs; ++u) {
+        const float2 v = unpack<T>(x(i, pair_of(u)));
+        sum[u].x += v.x, sum[u].y += v.y;
+      }
+    }
+  }
+
   // X <- the rows of a panel of columns.
   __device__ void stage(const View& from, int width, int panel) {
     __syncthreads();
@@ -107,14 +125,17 @@ class Builder {
     for (int panel = 0; panel < kPanels; ++panel) {
       restage(panel);
       float* partial = at<float>(S::partial) + warp_ * kPanel;
-      for (int u = 0; u < kPairs; ++u) {
-        float2 sum{0, 0};
-        for (int i = skip_ + warp_; i < kSegment; i += kWarps) {
-          const float2 v = unpack<T>(x(i, lane_ + 32 * u));
-          sum.x += v.x, sum.y += v.y;
+      float2 sum[kPairs] = {};
+#pragma unroll 8
+      for (int i = skip_ + warp_; i < kSegment; i += kWarps)
+#pragma unroll
+        for (int u = 0; u < kPairs; ++u) {
+          const float2 v = unpack<T>(x(i, pair_of(u)));
+          sum[u].x += v.x, sum[u].y += v.y;
         }
-        partial[2 * (lane_ + 32 * u)] = sum.x, partial[2 * (lane_ + 32 * u) + 1] = sum.y;
-      }
+#pragma unroll
+      for (int u = 0; u < kPairs; ++u)
+        partial[2 * pair_of(u)] = sum[u].x, partial[2 * pair_of(u) + 1] = sum[u].y;
       __syncthreads();
       if (thread_ < kPanel) {
         float sum = 0;
@@ -259,16 +280,14 @@ class Builder {
         const int from = begin(c), to = begin(c + 1);
         if (from == to) continue;
         const float inverse = 1.0f / static_cast<float>(to - from);
+        float2 sum[kPairs];
+        sum_rows(from, to, sum);
+#pragma unroll
         for (int u = 0; u < kPairs; ++u) {
-          const int pair = lane_ + 32 * u, column = panel * kPanel + 2 * pair;
-          float2 sum{0, 0};
-          for (int j = from; j < to; ++j) {
-            const float2 v = unpack<T>(x(order(j), pair));
-            sum.x += v.x, sum.y += v.y;
-          }
+          const int column = panel * kPanel + 2 * pair_of(u);
           const float* mean = at<float>(S::mean) + column;
           centroid(S::centroid, kMaxClusters, c, column / 2) =
-              pack<T>(sum.x * inverse - mean[0], sum.y * inverse - mean[1]);
+              pack<T>(sum[u].x * inverse - mean[0], sum[u].y * inverse - mean[1]);
         }
       }
     }
@@ -329,17 +348,27 @@ class Builder {
       }
   }
   __device__ void update_group(int g) {
+    unsigned in[kMaxClusters / 32];  // clusters of the group that have keys
+    int n = 0;
+#pragma unroll
+    for (int half = 0; half < kMaxClusters / 32; ++half) {
+      const int c = half * 32 + lane_;
+      in[half] = __ballot_sync(~0u, c < index_.clusters && group_of(c) == g &&
+                                        begin(c) != begin(c + 1));
+      n += __popc(in[half]);
+    }
+    if (n == 0) return;
+    const float inverse = 1.0f / static_cast<float>(n);
     for (int pair = lane_; pair < D / 2; pair += 32) {
       float2 sum{0, 0};
-      int n = 0;
-      for (int c = 0; c < index_.clusters; ++c) {
-        if (group_of(c) != g || begin(c) == begin(c + 1)) continue;
-        const float2 v = unpack<T>(centroid(S::centroid, kMaxClusters, c, pair));
-        sum.x += v.x, sum.y += v.y;
-        ++n;
-      }
-      const float inverse = 1.0f / static_cast<float>(max(n, 1));
-      if (n > 0) centroid(S::group, kMaxGroups, g, pair) = pack<T>(sum.x * inverse, sum.y * inverse);
+#pragma unroll
+      for (int half = 0; half < kMaxClusters / 32; ++half)
+        for (unsigned left = in[half]; left != 0; left &= left - 1) {
+          const int c = half * 32 + __ffs(static_cast<int>(left)) - 1;
+          const float2 v = unpack<T>(centroid(S::centroid, kMaxClusters, c, pair));
+          sum.x += v.x, sum.y += v.y;
+        }
+      centroid(S::group, kMaxGroups, g, pair) = pack<T>(sum.x * inverse, sum.y * inverse);
     }
   }
 
@@ -383,32 +412,58 @@ class Builder {
         member[moved[place(c)] + j] = order(begin(c) + j);
     __syncthreads();
     for (int i = thread_; i < n_; i += kThreads) order(i) = member[i];
+    if (thread_ <= n_clusters) begin(thread_) = moved[thread_];
+    if (thread_ <= index_.groups) group_of(thread_) = child[thread_];  // from here on: children
     __syncthreads();
   }
 
-  // Mean of the members of every node in fp32, rounded; a warp a node.
+  // Means of the members of every node, summed in fp32 cluster by cluster; a warp has whole groups.
   __device__ void write_means(const View& from, int width, T* to, bool staged) {
-    const std::int64_t s = index_.at(head_, segment_);
-    const std::uint16_t *count = index_.count + s * index_.nodes,
-                        *first = index_.begin + s * index_.nodes;
+    to += index_.at(head_, segment_) * index_.nodes * width;
     for (int panel = 0; panel < kPanels; ++panel) {
       if (!staged || kPanels > 1) stage(from, width, panel);
-      for (int node = warp_; node < index_.nodes; node += kWarps) {
-        const int j0 = first[node], n = count[node];
+      const auto write = [&](int node, int n, const float2(&sum)[kPairs]) {
         const float inverse = n > 0 ? 1.0f / static_cast<float>(n) : 0.0f;
+#pragma unroll
         for (int u = 0; u < kPairs; ++u) {
-          const int pair = lane_ + 32 * u, column = panel * kPanel + 2 * pair;
-          float2 sum{0, 0};
-          for (int j = j0; j < j0 + n; ++j) {
-            const float2 v = unpack<T>(x(order(j), pair));
-            sum.x += v.x, sum.y += v.y;
-          }
+          const int column = panel * kPanel + 2 * pair_of(u);
           if (column < width)
-            *reinterpret_cast<std::uint32_t*>(to + (s * index_.nodes + node) * width + column) =
-                pack<T>(sum.x * inverse, sum.y * inverse);
+            *reinterpret_cast<std::uint32_t*>(to + node * width + column) =
+                pack<T>(sum[u].x * inverse, sum[u].y * inverse);
         }
+      };
+      float2 mine[kPairs] = {};
+      for (int g = warp_; g < index_.groups; g += kWarps) {
+        float2 group[kPairs] = {};
+        for (int c = group_of(g); c < group_of(g + 1); ++c) {
+          float2 sum[kPairs];
+          sum_rows(begin(c), begin(c + 1), sum);
+          write(c, begin(c + 1) - begin(c), sum);
+          add(group, sum);
+        }
+        write(index_.clusters + g, begin(group_of(g + 1)) - begin(group_of(g)), group);
+        add(mine, group);
       }
+      float2* partial = at<float2>(S::partial);
+#pragma unroll
+      for (int u = 0; u < kPairs; ++u) partial[warp_ * (kPanel / 2) + pair_of(u)] = mine[u];
+      __syncthreads();
+      if (warp_ == 0) {
+        float2 all[kPairs] = {};
+        for (int w = 0; w < kWarps; ++w)
+#pragma unroll
+          for (int u = 0; u < kPairs; ++u) {
+            const float2 v = partial[w * (kPanel / 2) + pair_of(u)];
+            all[u].x += v.x, all[u].y += v.y;
+          }
+        write(index_.nodes - 1, n_, all);
+      }
+      __syncthreads();
     }
+  }
+  static __device__ void add(float2 (&to)[kPairs], const float2 (&from)[kPairs]) {
+#pragma unroll
+    for (int u = 0; u < kPairs; ++u) to[u].x += from[u].x, to[u].y += from[u].y;
   }
 
   const Problem& p_;

@@ -123,11 +123,11 @@ class Chooser {
     commit();
     wait<0>();
     __syncthreads();
-    Queries<D> q;
-    load_queries<T, D>(q, base_ + S::query, kRouting, 0, lane_);
-    float far[kRouting / 8][2], all[kRouting / 8][2];
+    Queries<1, D> q;
+    load_queries<1, D>(q, base_ + S::query, kRouting, 0, lane_);
+    PerColumn<1> far, all;
 #pragma unroll
-    for (int m = 0; m < kRouting / 8; ++m)
+    for (int m = 0; m < kColumns; ++m)
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float2 t = total[8 * m + 2 * (lane_ % 4) + j];
@@ -139,12 +139,12 @@ class Chooser {
       load_rows(first + kWarps * kRows, n, (b + 1) % 2);
       wait<1>();
       __syncwarp();
-      Products c = {};
+      Products<1> c = {};
 #pragma unroll
       for (int k = 0; k < D / 16; ++k) {
         std::uint32_t a[4];
         load_a(a, base_ + S::stage(warp_, b % 2), kRows, 0, k, lane_);
-        add_products<T>(c, a, q[k]);
+        add_products<T, 1>(c, a, q[k]);
       }
       float w[2], rank[2], share[2];
 #pragma unroll
@@ -152,7 +152,7 @@ class Chooser {
         const int i = first + lane_ / 4 + 8 * r;
         w[r] = i < n ? log2f(static_cast<float>(index_.count[node_of(cluster_[i])])) : -INFINITY;
       }
-      judge(c, p_.scale, w, far, all, rank, share);
+      judge<1>(c, 0, p_.scale, w, far, all, rank, share);
       if (lane_ % 4 == 0)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {

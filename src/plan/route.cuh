@@ -42,41 +42,48 @@ __device__ __forceinline__ Layout layout_of(const Problem& p, const TileInfo& ti
                      tile.segments * kSegment);
 }
 
-/// Products of 16 rows with the 32 routing queries: c[n][j] belongs to row lane / 4 + 8 (j / 2) and
-/// query 8 n + 2 (lane % 4) + j % 2.
-using Products = float[kRouting / 8][4];
-template <int D>
-using Queries = std::uint32_t[D / 16][2][4];
+/// Blocks of 8 columns, each a routing query, that a tile has in a product.
+inline constexpr int kColumns = kRouting / 8;
+/// Products of 16 rows with the routing queries of kTiles tiles: c[n][j] belongs to row
+/// lane / 4 + 8 (j / 2) and column 8 n + 2 (lane % 4) + j % 2.
+template <int kTiles>
+using Products = float[kTiles * kColumns][4];
+template <int kTiles, int D>
+using Queries = std::uint32_t[D / 16][kTiles][4];
+/// A number for each of a lane's columns.
+template <int kTiles>
+using PerColumn = float[kTiles * kColumns][2];
 
-template <typename T, int D>
-__device__ __forceinline__ void load_queries(Queries<D>& q, std::uint32_t base, int rows, int row,
-                                             int lane) {
+template <int kTiles, int D>
+__device__ __forceinline__ void load_queries(Queries<kTiles, D>& q, std::uint32_t base, int rows,
+                                             int row, int lane) {
 #pragma unroll
-  for (int k = 0; k < D / 16; ++k) {
-    load_b(q[k][0], base, rows, row, k, lane);
-    load_b(q[k][1], base, rows, row + 16, k, lane);
+  for (int k = 0; k < D / 16; ++k)
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) load_b(q[k][t], base, rows, row + t * kRouting, k, lane);
+}
+template <typename T, int kTiles>
+__device__ __forceinline__ void add_products(Products<kTiles>& c, const std::uint32_t (&a)[4],
+                                             const std::uint32_t (&q)[kTiles][4]) {
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+    multiply<T>(c[2 * t], a, q[t][0], q[t][1]);
+    multiply<T>(c[2 * t + 1], a, q[t][2], q[t][3]);
   }
 }
-template <typename T>
-__device__ __forceinline__ void add_products(Products& c, const std::uint32_t (&a)[4],
-                                             const std::uint32_t (&q)[2][4]) {
-  multiply<T>(c[0], a, q[0][0], q[0][1]);
-  multiply<T>(c[1], a, q[0][2], q[0][3]);
-  multiply<T>(c[2], a, q[1][0], q[1][1]);
-  multiply<T>(c[3], a, q[1][2], q[1][3]);
-}
 
-/// Rank and share, over all queries, of the two rows of a lane; complete in every lane of a quad.
-/// far, all: totals of the lane's queries (n, j); +inf where there is no query.
-__device__ __forceinline__ void judge(const Products& c, float scale, const float (&log_count)[2],
-                                      const float (&far)[kRouting / 8][2],
-                                      const float (&all)[kRouting / 8][2], float (&rank)[2],
+/// Rank and share of the two rows of a lane over the queries of tile t; complete in every lane of a
+/// quad. far, all: totals of the lane's queries; +inf where there is no query.
+template <int kTiles>
+__device__ __forceinline__ void judge(const Products<kTiles>& c, int t, float scale,
+                                      const float (&log_count)[2], const PerColumn<kTiles>& far,
+                                      const PerColumn<kTiles>& all, float (&rank)[2],
                                       float (&share)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     rank[r] = -INFINITY, share[r] = 0;
 #pragma unroll
-    for (int n = 0; n < kRouting / 8; ++n)
+    for (int n = t * kColumns; n < (t + 1) * kColumns; ++n)
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float x = c[n][2 * r + j] * scale;
