@@ -1,6 +1,6 @@
-// Included first into ggml-cpu/amx/mmq.cpp. GCC 12 declares that _tile_loadconfig reads 8 bytes of the
-// 64, drops the stores to the rest of ggml's tile configuration as dead, and the first tile load dies
-// of SIGILL. Here the operand is the whole configuration.
+// Included first into ggml-cpu/amx/mmq.cpp. GCC 12 declares that _tile_loadconfig reads 8 bytes of
+// the 64, drops the stores to the rest of ggml's tile configuration as dead, and the first tile
+// load dies of SIGILL. Here the operand is the whole configuration.
 #pragma once
 #if defined(__GNUC__) && !defined(__clang__) && defined(__AMX_TILE__)
 #include <immintrin.h>

@@ -12,12 +12,12 @@
 
 namespace prescore {
 
-/// For Device::kCuda. Work is enqueued on the stream and never waits for it: a call can be part of a
-/// CUDA graph, and Report::counters stay zero unless `count` is set.
+/// For Device::kCuda. Work is enqueued on the stream and never waits for it: a call can be part of
+/// a CUDA graph, and Report::counters stay zero unless `count` is set.
 struct CudaOptions {
   void* stream = nullptr;  ///< cudaStream_t; null: the default stream
-  /// Memory of workspace_bytes() on the device, aligned to 256 bytes, free again when the stream has
-  /// passed the call; null: allocated and freed in stream order.
+  /// Memory of workspace_bytes() on the device, aligned to 256 bytes, free again when the stream
+  /// has passed the call; null: allocated and freed in stream order.
   void* workspace = nullptr;
   std::int64_t workspace_bytes = 0;
   /// Sequences of unlike lengths packed into one row axis (batch 1): sequence i has the queries
@@ -63,8 +63,8 @@ struct Report {
 /// A GPU that this build can use.
 struct Gpu {
   std::string name;
-  int major = 0, minor = 0;    ///< compute capability
-  std::int64_t memory = 0;     ///< bytes
+  int major = 0, minor = 0;  ///< compute capability
+  std::int64_t memory = 0;   ///< bytes
   int multiprocessors = 0;
 };
 /// Those of this machine; empty in a build without CUDA, or without a driver.

@@ -1,5 +1,5 @@
-// The gather-flash kernel for sm_80 and later: one block a tile of 128 queries and head; eight warps
-// of 16 queries share blocks of 64 rows that come from anywhere.
+// The gather-flash kernel for sm_80 and later: one block a tile of 128 queries and head; eight
+// warps of 16 queries share blocks of 64 rows that come from anywhere.
 #include <cstdlib>
 
 #include "attend/attend_cuda.cuh"
@@ -36,8 +36,9 @@ __device__ void load_block(const Problem& p, const RowSource<T>& source, int fir
 }
 
 template <typename T, int D>
-__global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(
-    const Problem p, const PlanView plan, const IndexView index) {
+__global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(const Problem p,
+                                                                            const PlanView plan,
+                                                                            const IndexView index) {
   extern __shared__ __align__(1024) unsigned char shared[];
   using S = Shared<D>;
   constexpr int kSteps = D / 16, kCols = D / 8;
@@ -129,10 +130,9 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(
 
 #pragma unroll
     for (int k = 0; k < kBlock / 16; ++k) {
-      const std::uint32_t a[4] = {pack<T>(s[2 * k][0], s[2 * k][1]),
-                                  pack<T>(s[2 * k][2], s[2 * k][3]),
-                                  pack<T>(s[2 * k + 1][0], s[2 * k + 1][1]),
-                                  pack<T>(s[2 * k + 1][2], s[2 * k + 1][3])};
+      const std::uint32_t a[4] = {
+          pack<T>(s[2 * k][0], s[2 * k][1]), pack<T>(s[2 * k][2], s[2 * k][3]),
+          pack<T>(s[2 * k + 1][0], s[2 * k + 1][1]), pack<T>(s[2 * k + 1][2], s[2 * k + 1][3])};
 #pragma unroll
       for (int n = 0; n < kCols / 2; ++n) {
         std::uint32_t f[4];
@@ -149,8 +149,7 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(
   for (int r = 0; r < 2; ++r) {
     const float sum = quad_sum(l[r]);
     const int i = my_row + 8 * r;
-    if (i < tile.rows)
-      store_row<T, kCols>(p, tile, head, i, o, r, lane, m[r], sum);
+    if (i < tile.rows) store_row<T, kCols>(p, tile, head, i, o, r, lane, m[r], sum);
   }
 }
 

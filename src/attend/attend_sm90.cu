@@ -62,9 +62,7 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
   const int chunk = lane % kChunks, column = 8 * chunk;
   // Step i copies the rows i * 4 * kTogether + warp * kTogether + (lane / kChunks); a lane looks up
   // the row whose pointers its warp will need in step lane / kTogether.
-  const auto row_of = [&](int step, int which) {
-    return (step * 4 + warp) * kTogether + which;
-  };
+  const auto row_of = [&](int step, int which) { return (step * 4 + warp) * kTogether + which; };
   Pipe pipe;
   int q_phase = 0;
   for (Work w(plan); w.valid(); w.next()) {
@@ -77,8 +75,8 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
     for (int j = thread; j < kTile * kChunks; j += 128) {
       const int i = j / kChunks, c = j % kChunks;
       copy16(base + swizzled(kTile, i, c),
-             row<T>(p.q, tile.batch, plan.first_head + w.head(),
-                    tile.q + min(i, tile.rows - 1)) + (8 * c < p.d ? 8 * c : 0),
+             row<T>(p.q, tile.batch, plan.first_head + w.head(), tile.q + min(i, tile.rows - 1)) +
+                 (8 * c < p.d ? 8 * c : 0),
              i < tile.rows && 8 * c < p.d);
     }
     barrier_arrive_copied(barriers.q_ready());
@@ -216,9 +214,9 @@ __device__ void consume(const Problem& p, const PlanView& plan, const IndexView&
 #pragma unroll
       for (int j = 0; j < 4; ++j) o[n][j] = 0;
     const auto soften_block = [&](int b, int stage) {
-      soften<T>(s, m, l, correction, p.scale, source.plain(b * kBlock, kBlock, least) && p.scale > 0,
-                reinterpret_cast<const float*>(shared + S::bias(stage)), source, b * kBlock, limit,
-                lane);
+      soften<T>(
+          s, m, l, correction, p.scale, source.plain(b * kBlock, kBlock, least) && p.scale > 0,
+          reinterpret_cast<const float*>(shared + S::bias(stage)), source, b * kBlock, limit, lane);
     };
     ready(barriers.q_ready(), q_phase);
     q_phase ^= 1;
@@ -317,8 +315,8 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
   check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "attend",
              "the number of multiprocessors");
   const int blocks = min(processors, plan.tiles * plan.heads);
-  attend_sm90<T, D><<<static_cast<unsigned>(blocks), kThreads, Shared<D>::bytes, stream>>>(
-      p, plan, index);
+  attend_sm90<T, D>
+      <<<static_cast<unsigned>(blocks), kThreads, Shared<D>::bytes, stream>>>(p, plan, index);
   check_launch("attend", "attend_sm90");
 }
 

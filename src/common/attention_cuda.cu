@@ -107,8 +107,7 @@ void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Co
 
 }  // namespace
 
-std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
-                             const Options& o) {
+std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
   Call call = prepare(q, k, v, o);
   Arena arena;
   lay_out(o, arena, call);

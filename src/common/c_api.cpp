@@ -195,7 +195,7 @@ HyperOptions to_options(const prescore_hyper_options* from) {
 
 CudaOptions to_options(const prescore_cuda_options* from) {
   const auto c = versioned(from, c_defaults(CudaOptions{}), "cuda options");
-  return {c.stream,       c.workspace, c.workspace_bytes,       c.cu_seqlens_q,
+  return {c.stream,       c.workspace, c.workspace_bytes,        c.cu_seqlens_q,
           c.cu_seqlens_k, c.sequences, to_bool(c.count, "count")};
 }
 

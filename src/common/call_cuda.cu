@@ -27,7 +27,8 @@ void check_rows(const Tensor& t, const char* what) {
   check(d % 8 == 0 && d <= 256, "attention", std::string(what) + " head size with device cuda", d,
         "a multiple of 8 up to 256");
   bool aligned = reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0;
-  for (std::size_t i = 0; i < 3; ++i) aligned = aligned && (t.shape[i] == 1 || t.stride[i] % 8 == 0);
+  for (std::size_t i = 0; i < 3; ++i)
+    aligned = aligned && (t.shape[i] == 1 || t.stride[i] % 8 == 0);
   if (!aligned)
     fail("attention", std::string(what) + " rows with device cuda", "some not aligned to 16 bytes",
          "pointer and strides that are multiples of 16 bytes");
@@ -101,13 +102,12 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   call.rule = {std::min(o.plan.budget, most),
                std::min(std::max(o.plan.dense_until, call.choice.crossover), most),
                routed ? sinks : std::min(o.plan.sinks, most), std::min(o.plan.window, most)};
-  p.tile = static_cast<int>(
-      method == Method::kDense ? kTile : tile_size(o.plan, call.rule.sinks));
+  p.tile = static_cast<int>(method == Method::kDense ? kTile : tile_size(o.plan, call.rule.sinks));
 
   const bool packed = p.cu_q != nullptr;
   const std::int64_t per_sequence = (std::int64_t{p.n_q} + p.tile - 1) / p.tile + 1;
-  const std::int64_t tiles = packed ? p.n_q / p.tile + 2 * std::int64_t{p.sequences}
-                                    : per_sequence * p.sequences;
+  const std::int64_t tiles =
+      packed ? p.n_q / p.tile + 2 * std::int64_t{p.sequences} : per_sequence * p.sequences;
   const std::int64_t segments =
       routed ? std::int64_t{p.n_kv} / kSegment * (packed ? 1 : p.sequences) : 0;
   PlanView& plan = call.plan;
@@ -125,7 +125,8 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
     plan.capacity = static_cast<int>(far + (stand ? kMaxNodes : 0));
     IndexView& x = call.index;
     x.segments = static_cast<int>(segments), x.segment = call.segment;
-    x.clusters = static_cast<int>(kSegment / i.cluster), x.groups = static_cast<int>(kSegment / i.group);
+    x.clusters = static_cast<int>(kSegment / i.cluster),
+    x.groups = static_cast<int>(kSegment / i.group);
     x.nodes = x.clusters + x.groups + 1;
     x.sinks = static_cast<int>(sinks), x.iterations = static_cast<int>(i.iterations);
     const std::int64_t all = segments * p.h_kv;
@@ -146,8 +147,8 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
     r.groups = static_cast<int>(keys / kSegment * x.groups);
     // Clusters of opened groups: twice as many as if all had their usual size.
     const std::int64_t opened = std::min(keys, std::max(o.plan.open_groups, 4 * far));
-    r.clusters = static_cast<int>(std::clamp<std::int64_t>(
-        std::min(2 * opened, keys) / i.cluster, 64, 12288));
+    r.clusters = static_cast<int>(
+        std::clamp<std::int64_t>(std::min(2 * opened, keys) / i.cluster, 64, 12288));
     const std::int64_t pairs = tiles * plan.heads;
     r.rank = arena.take<std::uint32_t>(pairs * r.groups);
     r.total = arena.take<float2>(pairs * kRouting);

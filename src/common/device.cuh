@@ -25,7 +25,7 @@ struct Problem {
   float* lse;  ///< [b][h_q][n_q], packed [h_q][n_q]; may be null
   const std::int32_t *cu_q, *cu_k;
   int sequences, h_q, h_kv, n_q, n_kv, d, d_v;  ///< n_q, n_kv: rows of the axis
-  int tile;  ///< queries that choose together, at most kTile
+  int tile;                                     ///< queries that choose together, at most kTile
   bool causal;
   float scale;  ///< factor on q.k times log2 e
 
@@ -54,7 +54,7 @@ struct SegmentInfo {
 };
 
 inline constexpr int kSegment = 512;
-inline constexpr int kTile = 128;  ///< most rows of a tile
+inline constexpr int kTile = 128;    ///< most rows of a tile
 inline constexpr int kRouting = 16;  ///< queries of a tile that choose
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;

@@ -35,8 +35,7 @@ class SerialExecutor final : public Executor {
 // the longest first.
 void serve(std::atomic<std::int64_t>& next, std::int64_t n, int worker,
            const std::function<void(std::int64_t, int)>& task) {
-  for (std::int64_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;)
-    task(i, worker);
+  for (std::int64_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) task(i, worker);
 }
 
 #ifdef PRESCORE_PLAIN_THREADS
@@ -84,8 +83,7 @@ class ThreadsExecutor final : public Executor {
     std::atomic<std::int64_t> next{0};
     arena_.execute([&] {
       tbb::parallel_for(
-          0, width_, [&](int worker) { serve(next, n, worker, task); },
-          tbb::simple_partitioner());
+          0, width_, [&](int worker) { serve(next, n, worker, task); }, tbb::simple_partitioner());
     });
   }
 
@@ -127,8 +125,8 @@ struct TeamExecutor::Impl {
   std::vector<Count> joined;            // rounds that each thread has joined, touched by it alone
   std::atomic<std::uint64_t> begun{0};  // rounds whose body has begun, and ended
   std::atomic<std::uint64_t> ended{0};
-  std::atomic<bool> open{false};        // a job may be served
-  std::atomic<int> busy{0};             // threads that serve it
+  std::atomic<bool> open{false};  // a job may be served
+  std::atomic<int> busy{0};       // threads that serve it
   std::atomic<std::int64_t> next{0};
   const std::function<void(std::int64_t, int)>* task = nullptr;
   std::int64_t n = 0;

@@ -23,8 +23,8 @@ struct Name {
   std::string_view name;
 };
 constexpr Name kNames[] = {
-    {Isa::kScalar, "scalar"},          {Isa::kSse2, "sse2"},        {Isa::kNeon, "neon"},
-    {Isa::kAvx2, "avx2"},              {Isa::kAvx512, "avx512"},    {Isa::kAvx512Bf16, "avx512-bf16"},
+    {Isa::kScalar, "scalar"},    {Isa::kSse2, "sse2"},     {Isa::kNeon, "neon"},
+    {Isa::kAvx2, "avx2"},        {Isa::kAvx512, "avx512"}, {Isa::kAvx512Bf16, "avx512-bf16"},
     {Isa::kAmxBf16, "amx-bf16"},
 };
 

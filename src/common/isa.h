@@ -14,8 +14,8 @@ std::string_view name_of(Isa isa) noexcept;
 /// Levels compiled into the library and supported by machine and kernel, ascending.
 std::vector<Isa> available_isas();
 
-/// The best level allowed: PRESCORE_ISA (read once) or set_isa_for_testing, else the machine's best.
-/// Throws Error when PRESCORE_ISA names no level that this machine has.
+/// The best level allowed: PRESCORE_ISA (read once) or set_isa_for_testing, else the machine's
+/// best. Throws Error when PRESCORE_ISA names no level that this machine has.
 Isa chosen_isa();
 
 /// Forces a level ("avx2", ...); null: back to the default. Only for tests: not thread-safe.

@@ -77,8 +77,8 @@ __device__ __forceinline__ void load_a(std::uint32_t (&a)[4], std::uint32_t base
 /// and {b[2], b[3]}.
 __device__ __forceinline__ void load_b(std::uint32_t (&b)[4], std::uint32_t base, int rows, int row,
                                        int k, int lane) {
-  load_matrix(b, base + swizzled(rows, row + (lane & 7) + ((lane & 16) >> 1),
-                                 2 * k + ((lane >> 3) & 1)));
+  load_matrix(
+      b, base + swizzled(rows, row + (lane & 7) + ((lane & 16) >> 1), 2 * k + ((lane >> 3) & 1)));
 }
 /// The same where memory has columns [16 n, 16 n + 16) of rows [row, row + 16).
 __device__ __forceinline__ void load_b_transposed(std::uint32_t (&b)[4], std::uint32_t base,

@@ -92,8 +92,7 @@ void KeyIndex::extend(const Tensor& k, const Tensor& v, Executor& executor) {
 }
 
 void KeyIndex::truncate(std::int64_t n) {
-  impl_->segments =
-      std::clamp<std::int64_t>(n / impl_->options.segment, 0, impl_->segments);
+  impl_->segments = std::clamp<std::int64_t>(n / impl_->options.segment, 0, impl_->segments);
 }
 
 std::int64_t KeyIndex::validate(const Tensor& k) {
@@ -118,9 +117,8 @@ std::int64_t KeyIndex::size() const noexcept { return impl_->segments * impl_->o
 
 std::int64_t KeyIndex::bytes() const noexcept {
   const Impl& x = *impl_;
-  return x.node_k.bytes() + x.node_v.bytes() + x.count.bytes() + x.begin.bytes() +
-         x.child.bytes() + x.member.bytes() + x.fingerprint.bytes() + x.packed_k.bytes() +
-         x.packed_v.bytes();
+  return x.node_k.bytes() + x.node_v.bytes() + x.count.bytes() + x.begin.bytes() + x.child.bytes() +
+         x.member.bytes() + x.fingerprint.bytes() + x.packed_k.bytes() + x.packed_v.bytes();
 }
 
 const IndexOptions& KeyIndex::options() const noexcept { return impl_->options; }
@@ -136,13 +134,17 @@ std::int64_t KeyIndex::first_node(int level) const noexcept {
 Tensor KeyIndex::node_keys() const noexcept {
   const Impl& x = *impl_;
   const std::int64_t rows = x.capacity * x.nodes;
-  return {x.node_k.data(), x.k_type, {x.b, x.h, x.segments * x.nodes, x.d},
+  return {x.node_k.data(),
+          x.k_type,
+          {x.b, x.h, x.segments * x.nodes, x.d},
           {x.h * rows * x.d, rows * x.d, x.d, 1}};
 }
 Tensor KeyIndex::node_values() const noexcept {
   const Impl& x = *impl_;
   const std::int64_t rows = x.capacity * x.nodes;
-  return {x.node_v.data(), x.v_type, {x.b, x.h, x.segments * x.nodes, x.d_v},
+  return {x.node_v.data(),
+          x.v_type,
+          {x.b, x.h, x.segments * x.nodes, x.d_v},
           {x.h * rows * x.d_v, rows * x.d_v, x.d_v, 1}};
 }
 

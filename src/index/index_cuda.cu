@@ -23,9 +23,9 @@ struct Shared {
   static constexpr int partial = mean + D * 4;  // [warps][panel]
   static constexpr int bias = partial + kWarps * kPanel * 4;
   static constexpr int label = bias + kMaxClusters * 4;
-  static constexpr int order = label + kSegment * 2;    // keys by cluster
-  static constexpr int begin = order + kSegment * 2;    // [clusters + 1]
-  static constexpr int group_of = begin + 160;          // [clusters]
+  static constexpr int order = label + kSegment * 2;         // keys by cluster
+  static constexpr int begin = order + kSegment * 2;         // [clusters + 1]
+  static constexpr int group_of = begin + 160;               // [clusters]
   static constexpr int place = group_of + 2 * kMaxClusters;  // cluster -> its number by group
   static constexpr int bytes = place + 2 * kMaxClusters;
 };
@@ -309,9 +309,10 @@ class Builder {
     for (int g = warp_; g < kMaxGroups; g += kWarps)
       for (int pair = lane_; pair < D / 2; pair += 32)
         centroid(S::group, kMaxGroups, g, pair) =
-            g < n_groups ? centroid(S::centroid, kMaxClusters,
-                                    full[n_groups == 1 ? 0 : g * (n_full - 1) / (n_groups - 1)], pair)
-                         : 0u;
+            g < n_groups
+                ? centroid(S::centroid, kMaxClusters,
+                           full[n_groups == 1 ? 0 : g * (n_full - 1) / (n_groups - 1)], pair)
+                : 0u;
     constexpr int kIterations = 5;
     for (int it = 0; it <= kIterations; ++it) {
       set_bias(S::group, kMaxGroups, n_groups, false);
@@ -353,8 +354,8 @@ class Builder {
 #pragma unroll
     for (int half = 0; half < kMaxClusters / 32; ++half) {
       const int c = half * 32 + lane_;
-      in[half] = __ballot_sync(~0u, c < index_.clusters && group_of(c) == g &&
-                                        begin(c) != begin(c + 1));
+      in[half] =
+          __ballot_sync(~0u, c < index_.clusters && group_of(c) == g && begin(c) != begin(c + 1));
       n += __popc(in[half]);
     }
     if (n == 0) return;
@@ -399,10 +400,10 @@ class Builder {
     __syncthreads();
     if (thread_ <= index_.groups) {
       const int first = moved[child[thread_]];
-      const int last = thread_ < index_.groups ? moved[child[thread_ + 1 <= index_.groups
-                                                                 ? thread_ + 1
-                                                                 : index_.groups]]
-                                               : n_;
+      const int last =
+          thread_ < index_.groups
+              ? moved[child[thread_ + 1 <= index_.groups ? thread_ + 1 : index_.groups]]
+              : n_;
       const int node = n_clusters + thread_;  // the last is the segment
       from[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? first : 0);
       count[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? last - first : n_);

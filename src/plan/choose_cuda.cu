@@ -34,8 +34,8 @@ class Chooser {
         warp_(thread_ / 32), t_(static_cast<int>(blockIdx.x)),
         h_local_(static_cast<int>(blockIdx.y)), head_(plan.first_head + h_local_),
         kv_(p.kv_head(head_)), at_(plan.at(h_local_, t_)), tile_(plan.tile[t_]),
-        reads_(plan.reads + at_), list_(plan.list + at_ * plan.capacity),
-        capacity_(plan.capacity), cluster_(reinterpret_cast<std::int32_t*>(shared + S::cluster)),
+        reads_(plan.reads + at_), list_(plan.list + at_ * plan.capacity), capacity_(plan.capacity),
+        cluster_(reinterpret_cast<std::int32_t*>(shared + S::cluster)),
         code_(reinterpret_cast<std::uint32_t*>(cluster_ + room)),
         node_(reinterpret_cast<std::int32_t*>(shared + S::nodes)),
         scratch_(*reinterpret_cast<SelectScratch*>(shared + S::select)) {}
@@ -78,21 +78,22 @@ class Chooser {
     const auto keys = [&](int j) { return int{index_.count[node_of(group_node(j))]}; };
     const Threshold th = find_threshold(scratch_, groups, limit, get, keys);
     int clusters = 0;
-    select(scratch_, groups, th, get, keys, route_.worth,
-           [&](int j) {  // children
-             const int seg = j / index_.groups, g = j - seg * index_.groups;
-             const std::uint16_t* child = index_.child + index_.at(kv_, tile_.segment + seg) *
-                                                             (index_.groups + 1) + g;
-             return int2{seg * index_.nodes + child[0], child[1] - child[0]};
-           },
-           [&](int2 children, int to) {
-             for (int i = 0; i < children.y; ++i)
-               if (to + i < room_) cluster_[to + i] = children.x + i;
-           },
-           [&](int j, int to) {
-             if (to < kMaxNodes) node_[to] = group_node(j);
-           },
-           clusters, nodes);
+    select(
+        scratch_, groups, th, get, keys, route_.worth,
+        [&](int j) {  // children
+          const int seg = j / index_.groups, g = j - seg * index_.groups;
+          const std::uint16_t* child =
+              index_.child + index_.at(kv_, tile_.segment + seg) * (index_.groups + 1) + g;
+          return int2{seg * index_.nodes + child[0], child[1] - child[0]};
+        },
+        [&](int2 children, int to) {
+          for (int i = 0; i < children.y; ++i)
+            if (to + i < room_) cluster_[to + i] = children.x + i;
+        },
+        [&](int j, int to) {
+          if (to < kMaxNodes) node_[to] = group_node(j);
+        },
+        clusters, nodes);
     nodes = min(nodes, kMaxNodes);
     __syncthreads();
     return min(clusters, room_);
@@ -172,19 +173,22 @@ class Chooser {
     const Threshold th = find_threshold(scratch_, n, far, get, keys);
     int listed = 0, more = 0;
     const int before = nodes;
-    select(scratch_, n, th, get, keys, route_.worth,
-           [&](int j) { return int2{j, keys(j)}; },
-           [&](int2 cluster, int to) {
-             const int node = cluster_[cluster.x], seg = node / index_.nodes;
-             const std::uint16_t* member =
-                 index_.member + index_.at(kv_, tile_.segment + seg) * kSegment +
-                 index_.begin[node_of(node)];
-             for (int i = 0; i < cluster.y; ++i) list_[to + i] = seg * kSegment + member[i];
-           },
-           [&](int j, int to) {
-             if (before + to < kMaxNodes) node_[before + to] = cluster_[j];
-           },
-           listed, more);
+    select(
+        scratch_, n, th, get, keys, route_.worth,
+        [&](int j) {
+          return int2{j, keys(j)};
+        },
+        [&](int2 cluster, int to) {
+          const int node = cluster_[cluster.x], seg = node / index_.nodes;
+          const std::uint16_t* member = index_.member +
+                                        index_.at(kv_, tile_.segment + seg) * kSegment +
+                                        index_.begin[node_of(node)];
+          for (int i = 0; i < cluster.y; ++i) list_[to + i] = seg * kSegment + member[i];
+        },
+        [&](int j, int to) {
+          if (before + to < kMaxNodes) node_[before + to] = cluster_[j];
+        },
+        listed, more);
     nodes = min(before + more, kMaxNodes);
     __syncthreads();
     return listed;
@@ -232,8 +236,8 @@ void choose_clusters(const Problem& p, const PlanView& plan, const IndexView& in
 PRESCORE_FOR_ALL_SIZES(choose_clusters)
 
 template <typename T>
-void plan_routed(const Problem& p, const PlanView& plan, const IndexView& index,
-                 const Route& route, cudaStream_t stream) {
+void plan_routed(const Problem& p, const PlanView& plan, const IndexView& index, const Route& route,
+                 cudaStream_t stream) {
   const auto both = [&]<int D>() {
     if (route.groups > 0) score_groups<T, D>(p, plan, index, route, stream);
     choose_clusters<T, D>(p, plan, index, route, stream);

@@ -1,7 +1,7 @@
 // First half of routing: what the routing queries of each tile think of every group of its far
-// keys. One block serves eight tiles of a head, which see nearly the same groups; two warps have two
-// tiles and half of the rows each.
-// Groups pass twice: once for each query's total, once for ranks and shares among it.
+// keys. One block serves eight tiles of a head, which see nearly the same groups; two warps have
+// two tiles and half of the rows each. Groups pass twice: once for each query's total, once for
+// ranks and shares among it.
 #include "plan/route.cuh"
 #include "plan/route_kernels.cuh"
 
@@ -15,8 +15,8 @@ constexpr float kLogEvery = 3.0f;
 template <int D>
 struct Shared {
   static constexpr int stage(int s) { return s * kBlock * D * 2; }
-  static constexpr int count = 2 * kBlock * D * 2;         // [2][block] log2 of the keys
-  static constexpr int total = count + 2 * kBlock * 4;     // [tiles / 2][2 warps][32][2] m, l
+  static constexpr int count = 2 * kBlock * D * 2;      // [2][block] log2 of the keys
+  static constexpr int total = count + 2 * kBlock * 4;  // [tiles / 2][2 warps][32][2] m, l
   static constexpr int bytes = total + 2 * kTiles * kRouting * 8;
 };
 
@@ -108,8 +108,7 @@ class GroupScorer {
     const std::uint32_t to = base_ + S::stage(stage);
 #pragma unroll
     for (int c = thread_ % 4; c < D / 8; c += 4)
-      copy16(to + swizzled(kBlock, i, c), from + (8 * c < p_.d ? 8 * c : 0),
-             valid && 8 * c < p_.d);
+      copy16(to + swizzled(kBlock, i, c), from + (8 * c < p_.d ? 8 * c : 0), valid && 8 * c < p_.d);
     if (thread_ % 4 == 0)
       log_count(stage)[i] =
           valid ? log2f(static_cast<float>(index_.count[node])) : -INFINITY;  // empty: -inf too
@@ -240,8 +239,7 @@ class GroupScorer {
                       l = __shfl_xor_sync(~0u, l_[n][j], step);
           merge(m_[n][j], l_[n][j], m, l);
         }
-        if (lane_ < 4)
-          both[half_ * kAll + 8 * n + 2 * lane_ + j] = make_float2(m_[n][j], l_[n][j]);
+        if (lane_ < 4) both[half_ * kAll + 8 * n + 2 * lane_ + j] = make_float2(m_[n][j], l_[n][j]);
       }
     __syncthreads();
     const int queries[kMine] = {routing_rows(tile_[0].rows, p_.tile),

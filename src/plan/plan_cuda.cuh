@@ -21,7 +21,8 @@ struct Route {
   int clusters;     ///< most that are scored; further ones of opened groups are not read
   /// [head][tile][groups]: rank (high half) and share (low half) of each group, see Code.
   std::uint32_t* rank;
-  /// [head][tile][kRouting]: log2 of the attention of a routing query to all far keys, and to all keys.
+  /// [head][tile][kRouting]: log2 of the attention of a routing query to all far keys, and to all
+  /// keys.
   float2* total;
 };
 

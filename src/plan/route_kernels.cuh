@@ -12,21 +12,20 @@ void score_groups(const Problem&, const PlanView&, const IndexView&, const Route
 
 /// From them reads and lists, for every tile.
 template <typename T, int D>
-void choose_clusters(const Problem&, const PlanView&, const IndexView&, const Route&,
-                     cudaStream_t);
+void choose_clusters(const Problem&, const PlanView&, const IndexView&, const Route&, cudaStream_t);
 
-#define PRESCORE_FOR_ALL_SIZES(function)                                                         \
-  template void function<bf16, 64>(const Problem&, const PlanView&, const IndexView&,            \
-                                   const Route&, cudaStream_t);                                  \
-  template void function<bf16, 128>(const Problem&, const PlanView&, const IndexView&,           \
-                                    const Route&, cudaStream_t);                                 \
-  template void function<bf16, 256>(const Problem&, const PlanView&, const IndexView&,           \
-                                    const Route&, cudaStream_t);                                 \
-  template void function<f16, 64>(const Problem&, const PlanView&, const IndexView&,             \
-                                  const Route&, cudaStream_t);                                   \
-  template void function<f16, 128>(const Problem&, const PlanView&, const IndexView&,            \
-                                   const Route&, cudaStream_t);                                  \
-  template void function<f16, 256>(const Problem&, const PlanView&, const IndexView&,            \
+#define PRESCORE_FOR_ALL_SIZES(function)                                                           \
+  template void function<bf16, 64>(const Problem&, const PlanView&, const IndexView&,              \
+                                   const Route&, cudaStream_t);                                    \
+  template void function<bf16, 128>(const Problem&, const PlanView&, const IndexView&,             \
+                                    const Route&, cudaStream_t);                                   \
+  template void function<bf16, 256>(const Problem&, const PlanView&, const IndexView&,             \
+                                    const Route&, cudaStream_t);                                   \
+  template void function<f16, 64>(const Problem&, const PlanView&, const IndexView&, const Route&, \
+                                  cudaStream_t);                                                   \
+  template void function<f16, 128>(const Problem&, const PlanView&, const IndexView&,              \
+                                   const Route&, cudaStream_t);                                    \
+  template void function<f16, 256>(const Problem&, const PlanView&, const IndexView&,              \
                                    const Route&, cudaStream_t);
 
 }  // namespace prescore::cuda

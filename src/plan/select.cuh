@@ -21,7 +21,8 @@ struct Threshold {
 };
 
 /// The highest of 256 bins, counted from the last, at which more than `limit` keys are reached, and
-/// what the bins above it leave of the limit. Bin 0 where they are never reached: then found[2] = 1.
+/// what the bins above it leave of the limit. Bin 0 where they are never reached: then found[2]
+/// = 1.
 __device__ __forceinline__ void find_bin(SelectScratch& s, int limit) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   __syncthreads();

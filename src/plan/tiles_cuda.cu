@@ -33,8 +33,8 @@ __global__ void make_tables(Problem p, TileInfo* tile, int tiles, SegmentInfo* s
       // Longest first: the last tiles see most keys.
       const int from = max((first + n - 1 - j) * p.tile - position, 0);
       const int to = min((first + n - j) * p.tile - position, s.n_q);
-      tile[tile_at + j] = {batch,       s.q + from, to - from,  p.causal ? position + from + 1 : 0,
-                           s.k,         s.n_kv,     segment_at, complete};
+      tile[tile_at + j] = {batch, s.q + from, to - from,  p.causal ? position + from + 1 : 0,
+                           s.k,   s.n_kv,     segment_at, complete};
     }
     for (int j = static_cast<int>(threadIdx.x); j < complete && segment_at + j < segments;
          j += static_cast<int>(blockDim.x))

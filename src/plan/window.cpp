@@ -11,9 +11,9 @@ class WindowPlanner final : public Planner {
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
     const PlanOptions& o = options_;
-    add_ranges(window_layout(visibility_.end(tile.last - 1),
-                             {o.budget, o.dense_until, o.sinks, o.window}),
-               out);
+    add_ranges(
+        window_layout(visibility_.end(tile.last - 1), {o.budget, o.dense_until, o.sinks, o.window}),
+        out);
   }
   std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
   bool shared_by_group() const noexcept override { return true; }

@@ -1,0 +1,233 @@
+// The one call on the GPU: against the float64 oracle, and the contracts of docs/design.md again.
+#include "cuda/device.cuh"
+
+namespace prescore::test {
+namespace {
+
+Case gpu_case(std::int64_t b, std::int64_t h_q, std::int64_t h_kv, std::int64_t n_q,
+              std::int64_t n_kv, std::int64_t d, std::int64_t d_v) {
+  Case c;
+  c.b = b, c.h_q = h_q, c.h_kv = h_kv, c.n_q = n_q, c.n_kv = n_kv, c.d = d, c.d_v = d_v;
+  c.q_type = c.kv_type = c.o_type = DType::kBF16;
+  return c;
+}
+Options method(Method m, std::int64_t budget = 700) {
+  Options o;
+  o.plan.method = m;
+  o.plan.budget = budget;
+  return o;
+}
+
+// Both kernels of stage attend.
+class Cuda : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (!have_gpu()) GTEST_SKIP() << "no GPU";
+    if (GetParam()) setenv("PRESCORE_CUDA_GENERIC", "1", 1);
+  }
+  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"); }
+};
+INSTANTIATE_TEST_SUITE_P(, Cuda, testing::Bool(),
+                         [](const auto& i) { return i.param ? "generic" : "tuned"; });
+
+TEST_P(Cuda, DenseIsNearTheOracle) {
+  for (const auto& [n_q, n_kv] : {std::pair{1, 1},
+                                  {1, 257},
+                                  {63, 64},
+                                  {128, 128},
+                                  {129, 300},
+                                  {130, 100},
+                                  {300, 300},
+                                  {17, 700}})
+    for (const std::int64_t d : {8, 64, 80, 96, 128, 256})
+      for (const bool causal : {true, false}) {
+        Case c = gpu_case(2, 4, 2, n_q, n_kv, d, d == 96 ? 64 : d);
+        c.causal = causal;
+        c.order = d == 80 ? Order::kDense : Order::kTokens;
+        c.seed = static_cast<std::uint64_t>(n_q + d);
+        if (d % 3 == 0) c.q_type = c.kv_type = c.o_type = DType::kF16;
+        Data data(c);
+        DeviceCase(data).run(method(Method::kDense));
+        expect_near_dense(data);
+      }
+}
+
+TEST_P(Cuda, WindowReadsWhatTheCpuReads) {
+  for (const std::int64_t budget : {20, 200, 1000}) {
+    Data data(gpu_case(1, 4, 1, 300, 900, 64, 64));
+    Options o = method(Method::kWindow, budget);
+    o.cuda.count = true;
+    const Report report = DeviceCase(data).run(o);
+    const Planned planned = plan_all(data, o.plan, nullptr);
+    expect_near_plan(data, planned.plan, planned.shared);
+    std::int64_t keys = 0;
+    reference::for_each_row(
+        data.problem(), planned.plan, planned.shared, nullptr,
+        [&](auto, auto, auto, auto entries) { keys += static_cast<std::int64_t>(entries.size()); });
+    EXPECT_EQ(report.counters.keys, keys) << budget;
+    EXPECT_EQ(report.counters.queries, 4 * 300);
+  }
+}
+
+// With a budget of at least the number of keys every method is dense, bit for bit.
+TEST_P(Cuda, LargeBudgetsAreDense) {
+  for (const Method m : {Method::kWindow, Method::kRouted}) {
+    const Case c = gpu_case(2, 4, 2, 300, 2100, 64, 64);
+    Data dense(c), sparse(c);
+    DeviceCase(dense).run(method(Method::kDense));
+    DeviceCase(sparse).run(method(m, 2100));
+    EXPECT_TRUE(dense.o.same_bits(sparse.o)) << to_string(m);
+    EXPECT_TRUE(dense.lse.same_bits(sparse.lse)) << to_string(m);
+  }
+}
+
+TEST_P(Cuda, TwoRunsAreEqual) {
+  const Case c = gpu_case(2, 4, 2, 500, 3000, 128, 128);
+  Data first(c), second(c);
+  DeviceCase(first).run(method(Method::kRouted));
+  DeviceCase(second).run(method(Method::kRouted));
+  EXPECT_TRUE(first.o.same_bits(second.o));
+  EXPECT_TRUE(first.lse.same_bits(second.lse));
+}
+
+// No choice knows later keys, however the prompt is cut: a prefix alone gives the same rows.
+TEST_P(Cuda, ChunksChooseAlike) {
+  const Case c = gpu_case(1, 2, 1, 2560, 2560, 64, 64);
+  Data whole(c);
+  DeviceCase(whole).run(method(Method::kRouted));
+  for (const std::int64_t until : {1024, 1920}) {  // multiples of the tile
+    Case part_case = c;
+    part_case.n_q = 384, part_case.n_kv = until;
+    Data part(part_case);
+    const auto copy = [&](Storage& to, const Storage& from, std::int64_t shift) {
+      for (std::int64_t h = 0; h < to.shape()[1]; ++h)
+        for (std::int64_t i = 0; i < to.shape()[2]; ++i)
+          for (std::int64_t x = 0; x < to.shape()[3]; ++x)
+            to.set(0, h, i, x, from.get(0, h, i + shift, x));
+    };
+    copy(part.q, whole.q, until - 384), copy(part.k, whole.k, 0), copy(part.v, whole.v, 0);
+    DeviceCase(part).run(method(Method::kRouted));
+    for (std::int64_t h = 0; h < 2; ++h)
+      for (std::int64_t i = 0; i < 384; ++i)
+        for (std::int64_t x = 0; x < 64; ++x)
+          ASSERT_EQ(part.o.get(0, h, i, x), whole.o.get(0, h, i + until - 384, x))
+              << until << ' ' << h << ' ' << i << ' ' << x;
+  }
+}
+
+TEST_P(Cuda, NanStaysInItsHead) {
+  const Case c = gpu_case(1, 4, 4, 300, 2000, 64, 64);
+  Data clean(c), dirty(c);
+  dirty.k.fill_row(0, 1, 700, NAN), dirty.v.fill_row(0, 2, 3, INFINITY);
+  dirty.q.fill_row(0, 3, 5, NAN);
+  for (const Method m : {Method::kDense, Method::kRouted}) {
+    DeviceCase(clean).run(method(m));
+    DeviceCase(dirty).run(method(m));
+    for (std::int64_t i = 0; i < 300; ++i) {
+      EXPECT_TRUE(clean.o.same_row(dirty.o, 0, 0, i)) << to_string(m) << ' ' << i;
+      if (m == Method::kDense && i != 5) {
+        EXPECT_TRUE(clean.o.same_row(dirty.o, 0, 3, i)) << i;
+      }
+    }
+  }
+}
+
+// Sequences packed into one axis give what each gives alone.
+TEST_P(Cuda, PackedSequencesAreThoseSequences) {
+  const std::vector<std::int32_t> q_at{0, 100, 100, 740, 741}, k_at{0, 100, 300, 1700, 2600};
+  const Case c = gpu_case(1, 4, 2, 741, 2600, 64, 64);
+  Data packed(c);
+  const DeviceArray<std::int32_t> cu_q(q_at), cu_k(k_at);
+  Options o = method(Method::kRouted);
+  o.cuda.cu_seqlens_q = cu_q.data(), o.cuda.cu_seqlens_k = cu_k.data(), o.cuda.sequences = 4;
+  DeviceCase(packed).run(o);
+  expect_sentinels(packed);
+  for (std::size_t s = 0; s < 4; ++s) {
+    Case alone_case = c;
+    alone_case.n_q = q_at[s + 1] - q_at[s], alone_case.n_kv = k_at[s + 1] - k_at[s];
+    if (alone_case.n_q == 0) continue;
+    Data alone(alone_case);
+    const auto copy = [](Storage& to, const Storage& from, std::int64_t shift) {
+      for (std::int64_t h = 0; h < to.shape()[1]; ++h)
+        for (std::int64_t i = 0; i < to.shape()[2]; ++i)
+          for (std::int64_t x = 0; x < to.shape()[3]; ++x)
+            to.set(0, h, i, x, from.get(0, h, i + shift, x));
+    };
+    copy(alone.q, packed.q, q_at[s]);
+    copy(alone.k, packed.k, k_at[s]), copy(alone.v, packed.v, k_at[s]);
+    DeviceCase(alone).run(method(Method::kRouted));
+    for (std::int64_t h = 0; h < 4; ++h)
+      for (std::int64_t i = 0; i < alone_case.n_q; ++i) {
+        ASSERT_EQ(alone.lse.get(0, h, i, 0), packed.lse.get(0, h, i + q_at[s], 0)) << s << ' ' << i;
+        for (std::int64_t x = 0; x < 64; ++x)
+          ASSERT_EQ(alone.o.get(0, h, i, x), packed.o.get(0, h, i + q_at[s], x)) << s << ' ' << i;
+      }
+  }
+}
+
+// A graph of one call, with the caller's workspace, gives the same bits as the call.
+TEST_P(Cuda, RunsInAGraphWithAGivenWorkspace) {
+  const Case c = gpu_case(1, 4, 2, 600, 2000, 128, 128);
+  Data eager(c), graphed(c);
+  DeviceCase(eager).run(method(Method::kRouted));
+  DeviceCase d(graphed);
+  Options o = method(Method::kRouted);
+  o.device = Device::kCuda, o.scale = graphed.scale();
+  cudaStream_t stream;
+  ok(cudaStreamCreate(&stream));
+  o.cuda.stream = stream;
+  const std::int64_t bytes = workspace_bytes(d.q.view(), d.k.view(), d.v.view(), o, 1);
+  const DeviceArray<char> memory(static_cast<std::size_t>(bytes));
+  o.cuda.workspace = memory.data(), o.cuda.workspace_bytes = bytes;
+  ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  attention(d.q.view(), d.k.view(), d.v.view(), d.state(), o);
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  ok(cudaStreamEndCapture(stream, &graph));
+  ok(cudaGraphInstantiate(&executable, graph, 0));
+  ok(cudaGraphLaunch(executable, stream));
+  ok(cudaStreamSynchronize(stream));
+  d.o.copy_back();
+  EXPECT_TRUE(eager.o.same_bits(graphed.o));
+  ok(cudaGraphExecDestroy(executable)), ok(cudaGraphDestroy(graph)), ok(cudaStreamDestroy(stream));
+}
+
+TEST(CudaErrors, EachMistakeIsOneSentence) {
+  PRESCORE_NEEDS_GPU();
+  const auto expect_refused = [](const char* what, Case c, const auto& spoil) {
+    Data data(c);
+    DeviceCase d(data);
+    Options o = method(Method::kRouted);
+    spoil(o);
+    try {
+      d.run(o);
+      ADD_FAILURE() << what << " was accepted";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(what), std::string::npos) << e.what();
+    }
+  };
+  const Case good = gpu_case(1, 2, 1, 40, 600, 64, 64);
+  const auto nothing = [](Options&) {};
+  Case c = good;
+  c.q_type = c.kv_type = c.o_type = DType::kF32;
+  expect_refused("dtypes", c, nothing);
+  c = good, c.o_type = DType::kF32;
+  expect_refused("o", c, nothing);
+  expect_refused("head size", gpu_case(1, 2, 1, 40, 600, 60, 64), nothing);
+  expect_refused("head size", gpu_case(1, 2, 1, 40, 600, 264, 64), nothing);
+  c = good, c.order = Order::kPadded;
+  expect_refused("aligned", c, nothing);
+  expect_refused("method", good, [](Options& o) { o.plan.method = Method::kHyper; });
+  expect_refused("segment", good, [](Options& o) { o.index.segment = 256; });
+  expect_refused("cluster", good, [](Options& o) { o.index.cluster = 4; });
+  expect_refused("tile", good, [](Options& o) { o.plan.tile = 256; });
+  expect_refused("cu_seqlens", good, [](Options& o) {
+    o.cuda.cu_seqlens_q = reinterpret_cast<const std::int32_t*>(&o);
+  });
+  expect_refused("workspace_bytes", good, [](Options& o) {
+    o.cuda.workspace = reinterpret_cast<void*>(std::uintptr_t{256}), o.cuda.workspace_bytes = 1;
+  });
+}
+
+}  // namespace
+}  // namespace prescore::test

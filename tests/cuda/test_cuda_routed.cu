@@ -1,0 +1,330 @@
+// Index and routed plan on the GPU, looked at from inside.
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "cuda/device.cuh"
+
+namespace prescore::test {
+namespace {
+
+using cuda::Arena;
+using cuda::bf16;
+
+// One routed call, its stages one by one, in memory that outlives it.
+struct Routed {
+  Routed(Data& data, Options o)
+      : c(data.shape), device(data), call([&] {
+          o.device = Device::kCuda, o.causal = c.causal, o.scale = data.scale();
+          return cuda::prepare(device.q.view(), device.k.view(), device.v.view(), o);
+        }()),
+        memory([&] {
+          Arena sizing;
+          cuda::lay_out(o, sizing, call);
+          return static_cast<std::size_t>(sizing.used());
+        }()) {
+    Arena arena(memory.data());
+    cuda::lay_out(o, arena, call);
+    call.problem.o = cuda::view(device.o.view());
+    call.problem.lse = static_cast<float*>(const_cast<void*>(device.lse.view().data));
+    cuda::make_tables(call.problem, call.tile, call.plan.tiles, call.segment, call.index.segments,
+                      nullptr);
+    cuda::build_index<bf16>(call.problem, call.index, nullptr);
+    cuda::plan_routed<bf16>(call.problem, call.plan, call.index, call.route, nullptr);
+    cuda::attend<bf16>(call.problem, call.plan, call.index, nullptr);
+    ok(cudaDeviceSynchronize());
+    device.o.copy_back(), device.lse.copy_back();
+    EXPECT_EQ(call.plan.heads, c.h_q) << "the case must fit one wave";
+    const cuda::IndexView& x = call.index;
+    const std::int64_t all = std::int64_t{x.segments} * c.h_kv;
+    tiles = fetch(call.tile, call.plan.tiles);
+    reads = fetch(call.plan.reads, std::int64_t{call.plan.tiles} * c.h_q);
+    list = fetch(call.plan.list, std::int64_t{call.plan.tiles} * c.h_q * call.plan.capacity);
+    count = fetch(x.count, all * x.nodes), begin = fetch(x.begin, all * x.nodes);
+    child = fetch(x.child, all * (x.groups + 1)), member = fetch(x.member, all * cuda::kSegment);
+    node_k = fetch(static_cast<const std::uint16_t*>(x.node_k), all * x.nodes * c.d);
+    node_v = fetch(static_cast<const std::uint16_t*>(x.node_v), all * x.nodes * c.d_v);
+  }
+  // Nodes are numbered within the sequence, as in a list.
+  std::int64_t at(std::int64_t h, std::int64_t b, std::int64_t node) const {
+    return (h * call.index.segments + b * (c.n_kv / cuda::kSegment)) * call.index.nodes + node;
+  }
+  std::vector<std::int64_t> members(std::int64_t h, std::int64_t b, std::int64_t node) const {
+    const auto i = static_cast<std::size_t>(at(h, b, node));
+    const std::int64_t segment = node / call.index.nodes,
+                       base = at(h, b, 0) / call.index.nodes + segment;
+    std::vector<std::int64_t> keys;
+    for (int j = 0; j < count[i]; ++j)
+      keys.push_back(segment * cuda::kSegment +
+                     member[static_cast<std::size_t>(base * cuda::kSegment + begin[i] + j)]);
+    return keys;
+  }
+  std::vector<double> mean(const std::vector<std::uint16_t>& from, std::int64_t d,
+                           std::int64_t i) const {
+    std::vector<double> v;
+    for (std::int64_t x = 0; x < d; ++x)
+      v.push_back(reference::load(from.data(), DType::kBF16, i * d + x));
+    return v;
+  }
+
+  Case c;
+  DeviceCase device;
+  cuda::Call call;
+  DeviceArray<char> memory;
+  std::vector<cuda::TileInfo> tiles;
+  std::vector<cuda::Reads> reads;
+  std::vector<std::int32_t> list;
+  std::vector<std::uint16_t> count, begin, child, member, node_k, node_v;
+};
+
+Case clustered_case(std::int64_t n_q, std::int64_t n_kv, std::int64_t d) {
+  Case c;
+  c.b = 2, c.h_q = 4, c.h_kv = 2, c.n_q = n_q, c.n_kv = n_kv, c.d = c.d_v = d;
+  c.q_type = c.kv_type = c.o_type = DType::kBF16;
+  return c;
+}
+
+// Keys around 48 centres a head, with a constant part as real keys have.
+void cluster_keys(Data& data, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<double> normal;
+  const auto& s = data.k.shape();
+  std::vector<double> centre(static_cast<std::size_t>(48 * s[3]));
+  for (std::int64_t b = 0; b < s[0]; ++b)
+    for (std::int64_t h = 0; h < s[1]; ++h) {
+      for (double& x : centre) x = 3 * normal(random);
+      for (std::int64_t i = 0; i < s[2]; ++i) {
+        const auto c = static_cast<std::int64_t>(random() % 48);
+        for (std::int64_t x = 0; x < s[3]; ++x)
+          data.k.set(b, h, i, x,
+                     20.0 * (x == 1) + centre[static_cast<std::size_t>(c * s[3] + x)] +
+                         0.2 * normal(random));
+      }
+    }
+}
+
+Options routed(std::int64_t budget) {
+  Options o;
+  o.plan.method = Method::kRouted;
+  o.plan.budget = budget;
+  return o;
+}
+
+TEST(CudaIndex, NodesPartitionTheirSegmentAndKeepItsMeans) {
+  PRESCORE_NEEDS_GPU();
+  for (const std::int64_t d : {64, 80, 128, 256}) {
+    Data data(clustered_case(40, 1700, d));
+    cluster_keys(data, 3);
+    const Routed r(data, routed(700));
+    const cuda::IndexView& x = r.call.index;
+    for (std::int64_t b = 0; b < 2; ++b)
+      for (std::int64_t h = 0; h < 2; ++h)
+        for (std::int64_t s = 0; s < 3; ++s) {
+          std::set<std::int64_t> seen;
+          for (int c = 0; c < x.clusters; ++c)
+            for (const auto key : r.members(h, b, s * x.nodes + c))
+              EXPECT_TRUE(seen.insert(key).second) << "twice: " << key;
+          EXPECT_EQ(static_cast<std::int64_t>(seen.size()), 512 - (s == 0 ? 16 : 0));
+          if (s == 0) {
+            EXPECT_EQ(seen.count(15), 0u);
+          }
+          // A group holds what its clusters hold.
+          const auto* child = r.child.data() + (r.at(h, b, s * x.nodes) / x.nodes) * (x.groups + 1);
+          for (int g = 0; g < x.groups; ++g) {
+            std::vector<std::int64_t> of;
+            for (int c = child[g]; c < child[g + 1]; ++c)
+              for (const auto key : r.members(h, b, s * x.nodes + c)) of.push_back(key);
+            EXPECT_EQ(of, r.members(h, b, s * x.nodes + x.clusters + g));
+          }
+          for (int node = 0; node < x.nodes; ++node) {
+            const auto keys = r.members(h, b, s * x.nodes + node);
+            if (keys.empty()) continue;
+            const std::int64_t i = r.at(h, b, s * x.nodes + node);
+            const auto k = r.mean(r.node_k, d, i), v = r.mean(r.node_v, d, i);
+            for (std::int64_t e = 0; e < d; ++e) {
+              double sum_k = 0, sum_v = 0;
+              for (const auto key : keys)
+                sum_k += data.k.get(b, h, key, e), sum_v += data.v.get(b, h, key, e);
+              const double n = static_cast<double>(keys.size());
+              ASSERT_NEAR(k[static_cast<std::size_t>(e)], sum_k / n,
+                          0.004 * (1 + std::abs(sum_k / n)));
+              ASSERT_NEAR(v[static_cast<std::size_t>(e)], sum_v / n,
+                          0.004 * (1 + std::abs(sum_v / n)));
+            }
+          }
+        }
+  }
+}
+
+// As good a clustering as the CPU's, on data with and without clusters.
+TEST(CudaIndex, ObjectiveIsThatOfTheCpu) {
+  PRESCORE_NEEDS_GPU();
+  for (const bool clustered : {false, true}) {
+    Data data(clustered_case(40, 1536, 64));
+    if (clustered) cluster_keys(data, 5);
+    const Routed r(data, routed(700));
+    KeyIndex cpu;
+    cpu.extend(data.k.view(), data.v.view(), *make_serial_executor());
+    double gpu_sum = 0, cpu_sum = 0;
+    for (std::int64_t b = 0; b < 2; ++b)
+      for (std::int64_t h = 0; h < 2; ++h)
+        for (std::int64_t s = 0; s < 3; ++s) {
+          std::vector<double> points;
+          std::vector<std::int64_t> gpu, own;
+          for (int c = 0; c < r.call.index.clusters; ++c) {
+            for (const auto key : r.members(h, b, s * r.call.index.nodes + c)) {
+              gpu.push_back(c);
+              for (std::int64_t e = 0; e < 64; ++e) points.push_back(data.k.get(b, h, key, e));
+            }
+          }
+          gpu_sum += reference::kmeans_objective(points, 64, gpu);
+          points.clear();
+          for (std::int64_t c = 0; c < cpu.nodes_per_segment(0); ++c)
+            for (const auto offset : cpu.members(b, h, s * cpu.nodes_per_segment() + c)) {
+              own.push_back(c);
+              for (std::int64_t e = 0; e < 64; ++e)
+                points.push_back(data.k.get(b, h, s * 512 + offset, e));
+            }
+          cpu_sum += reference::kmeans_objective(points, 64, own);
+        }
+    EXPECT_LT(gpu_sum, 1.03 * cpu_sum) << clustered;
+  }
+}
+
+// Exactly once, in the past, within the budget, the best; and the output is that of the plan.
+TEST(CudaPlan, ReadsTheBestClustersOnceAndAttendsToThem) {
+  PRESCORE_NEEDS_GPU();
+  for (const auto& [n_q, n_kv, d, causal] : {std::tuple{300, 3000, 64, true},
+                                             {40, 5000, 128, true},
+                                             {200, 2500, 64, false},
+                                             {1, 4000, 80, true}}) {
+    Case shape = clustered_case(n_q, n_kv, d);
+    shape.causal = causal;
+    Data data(shape);
+    cluster_keys(data, 7);
+    Options o = routed(1000);
+    o.plan.standin_share = 1e-4f;
+    o.plan.open_groups = 1 << 20;  // all of them
+    const Routed r(data, o);
+    const cuda::IndexView& x = r.call.index;
+    std::int64_t standins = 0;
+    const auto visit = [&](const reference::Problem& p, const reference::VisitRow& row) {
+      for (int t = 0; t < r.call.plan.tiles; ++t) {
+        const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
+        for (std::int64_t h = 0; h < r.c.h_q && tile.rows > 0; ++h) {
+          const std::int64_t kv = h / 2, plan = h * r.call.plan.tiles + t, b = tile.batch;
+          const cuda::Reads& reads = r.reads[static_cast<std::size_t>(plan)];
+          const std::int32_t* list = r.list.data() + plan * r.call.plan.capacity;
+          std::set<std::int64_t> far, behind;
+          for (int j = 0; j < reads.keys; ++j) {
+            ASSERT_GE(list[j], reads.sinks);
+            ASSERT_LT(list[j], reads.window);
+            ASSERT_TRUE(far.insert(list[j]).second) << "twice: " << list[j];
+          }
+          ASSERT_LE(reads.end - reads.window + reads.sinks + reads.keys, 1000);
+          std::vector<std::vector<double>> mean_k, mean_v;
+          std::vector<double> log_count;
+          for (int j = reads.keys; j < reads.keys + reads.nodes; ++j) {
+            const std::int64_t node = ~list[j], i = r.at(kv, b, node);
+            for (const auto key : r.members(kv, b, node))
+              ASSERT_TRUE(far.count(key) == 0 && behind.insert(key).second) << "twice: " << key;
+            mean_k.push_back(r.mean(r.node_k, r.c.d, i));
+            mean_v.push_back(r.mean(r.node_v, r.c.d_v, i));
+            log_count.push_back(std::log(r.count[static_cast<std::size_t>(i)]));
+          }
+          standins += reads.nodes;
+          for (int q = 0; q < tile.rows; ++q) {
+            const std::int64_t end = r.c.causal ? tile.first_end + q : r.c.n_kv;
+            std::vector<reference::Entry> entries;
+            const auto add = [&](std::int64_t key) {
+              entries.push_back({p.k.row(b, kv, key), p.v.row(b, kv, key), 0});
+            };
+            for (std::int64_t key = 0; key < reads.sinks; ++key) add(key);
+            for (std::int64_t key = reads.window; key < std::min<std::int64_t>(end, reads.end);
+                 ++key)
+              add(key);
+            for (const auto key : far) add(key);
+            for (std::size_t j = 0; j < mean_k.size(); ++j)
+              entries.push_back({mean_k[j].data(), mean_v[j].data(), log_count[j]});
+            row(b, h, tile.q + q, entries);
+          }
+        }
+      }
+    };
+    expect_near_oracle(data, visit);
+    EXPECT_GT(standins, 0);
+
+    // Rank of every far cluster in float64, given the totals over groups: those read are no worse
+    // than those left out of the same opened groups, but for the steps of a code and roundings.
+    const reference::Problem p = data.problem();
+    for (int t = 0; t < r.call.plan.tiles; ++t) {
+      const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
+      for (std::int64_t h = 0; h < r.c.h_q && tile.rows > 0; ++h) {
+        const std::int64_t kv = h / 2, plan = h * r.call.plan.tiles + t, b = tile.batch;
+        const cuda::Reads& reads = r.reads[static_cast<std::size_t>(plan)];
+        if (reads.keys == 0) continue;
+        const std::int32_t* list = r.list.data() + plan * r.call.plan.capacity;
+        const std::set<std::int64_t> read(list, list + reads.keys);
+        const std::int64_t segments = reads.window / cuda::kSegment;
+        std::vector<std::int64_t> groups, clusters;
+        for (std::int64_t s = 0; s < segments; ++s) {
+          for (int c = 0; c < x.clusters; ++c) clusters.push_back(s * x.nodes + c);
+          for (int g = 0; g < x.groups; ++g) groups.push_back(s * x.nodes + x.clusters + g);
+        }
+        const auto dot = [&](std::int64_t q, std::int64_t node) {
+          const auto k = r.mean(r.node_k, r.c.d, r.at(kv, b, node));
+          double sum = 0;
+          for (std::int64_t e = 0; e < r.c.d; ++e)
+            sum += p.q.row(b, h, q)[e] * k[static_cast<std::size_t>(e)];
+          return p.scale * sum;
+        };
+        const auto counted = [&](std::int64_t node) {
+          return r.count[static_cast<std::size_t>(r.at(kv, b, node))];
+        };
+        std::map<std::int64_t, double> rank;
+        for (int i = 0; i < cuda::kRouting; ++i) {
+          const int q = tile.rows - 1 - i * 8;
+          if (q < 0) break;
+          double total = 0;
+          for (const auto g : groups)
+            if (counted(g) > 0) total += counted(g) * std::exp(dot(tile.q + q, g));
+          for (const auto c : clusters) {
+            const double mine = dot(tile.q + q, c) - std::log(total);
+            if (rank.count(c) == 0 || mine > rank[c]) rank[c] = mine;
+          }
+        }
+        double worst_read = INFINITY, best_left = -INFINITY;
+        std::int64_t smallest_left = 512;
+        for (const auto c : clusters) {
+          const auto keys = r.members(kv, b, c);
+          if (keys.empty()) continue;
+          const bool in = read.count(keys[0]) != 0;
+          for (const auto key : keys) ASSERT_EQ(read.count(key) != 0, in) << "part of a cluster";
+          if (in)
+            worst_read = std::min(worst_read, rank[c]);
+          else if (rank[c] > best_left)
+            best_left = rank[c], smallest_left = static_cast<std::int64_t>(keys.size());
+        }
+        EXPECT_GT(worst_read, best_left - 0.08) << t << ' ' << h;
+        EXPECT_GT(reads.keys + smallest_left + reads.sinks + reads.end - reads.window, 1000 - 64);
+      }
+    }
+  }
+}
+
+// Keys that are all alike leave nothing to choose by: the budget is still used, deterministically.
+TEST(CudaPlan, EqualKeysFillTheBudget) {
+  PRESCORE_NEEDS_GPU();
+  Data data(clustered_case(100, 4000, 64));
+  for (std::int64_t b = 0; b < 2; ++b)
+    for (std::int64_t h = 0; h < 2; ++h)
+      for (std::int64_t i = 0; i < 4000; ++i) data.k.fill_row(b, h, i, 0.5);
+  const Routed r(data, routed(1200));
+  for (const auto& reads : r.reads)
+    EXPECT_LE(reads.end - reads.window + reads.sinks + reads.keys, 1200);
+  for (std::int64_t i = 0; i < 100; ++i)
+    for (std::int64_t e = 0; e < 64; ++e) EXPECT_TRUE(std::isfinite(data.o.get(0, 0, i, e)));
+}
+
+}  // namespace
+}  // namespace prescore::test
