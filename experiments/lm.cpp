@@ -72,18 +72,33 @@ std::pair<std::string, std::string> named(const std::string& text, const char* w
   return {text.substr(0, at), text.substr(at + 1)};
 }
 
+/// Takes a word out of the flags.
+bool take(Candidate& c, const std::string& word) {
+  const std::size_t at = c.flags.find(word);
+  if (at == std::string::npos) return false;
+  c.flags.erase(at, word.size());
+  return true;
+}
+
 // Windows of a candidate that depend on the budget.
 Candidate sized(Candidate c, std::int64_t budget) {
-  const auto take = [&](const std::string& word) {
-    const std::size_t at = c.flags.find(word);
-    if (at == std::string::npos) return false;
-    c.flags.erase(at, word.size());
-    return true;
-  };
-  if (take("--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
-  if (take("--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
-  if (take("--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
+  if (take(c, "--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
+  if (take(c, "--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
+  if (take(c, "--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
   return c;
+}
+
+// Options of a candidate, which may ask for flaws of the published code.
+Options ablated(Candidate c, std::int64_t budget, const cli::Model* model) {
+  PublishedFlaws flaws;
+  const std::pair<const char*, bool*> words[] = {{"--flaw-zeroed", &flaws.zeroed},
+                                                 {"--flaw-repeats", &flaws.repeats},
+                                                 {"--flaw-padding", &flaws.padding},
+                                                 {"--flaw-flattened", &flaws.flattened}};
+  for (const auto& [word, on] : words) *on = take(c, word);
+  Options o = options_of(c, budget, model);
+  o.plan.flaws = flaws;
+  return o;
 }
 
 void Lm::prepare() {
@@ -222,7 +237,7 @@ void Lm::run() {
       const json key = {
           {"text", text_name}, {"layers", set}, {"flags", exact.flags}, {"budget", budget}};
       const json& row = journal.row(key, [&] {
-        cli::Setting setting{"", options_of(exact, budget, &loaded),
+        cli::Setting setting{"", ablated(exact, budget, &loaded),
                              host::parse_layers("--layers", set, loaded.layers())};
         setting.method = host::name_of(setting.options.plan.method);
         return to_row(cli::Measurement(protocol, setting, loaded, session, tokens).run());
@@ -255,7 +270,8 @@ void add_lm(CLI::App& experiment) {
       ->capture_default_str();
   sub->add_option("--method", args->methods,
                   "NAME=METHOD FLAGS instead of the whole list, several times; flags as for ppl, "
-                  "and --half-window for half of the budget");
+                  "and --half-window for half of the budget, --flaw-zeroed, --flaw-repeats, "
+                  "--flaw-padding, --flaw-flattened for those of the published code");
   sub->add_option("--score", args->score, "tail or half, see ppl")->capture_default_str();
   sub->add_option("--name", args->name, "Name of the files")->capture_default_str();
   sub->callback([args] { args->run(); });

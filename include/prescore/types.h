@@ -168,13 +168,29 @@ struct HyperOptions {
   std::int64_t selected = 2048;
 };
 
+/// Reproduces flaws of the code published with 2505.11040, for the ablation of
+/// docs/experiments/lm.md. They break contract 1 (every key at most once, unread keys removed): for
+/// experiments only, not in the C interface. All but `flattened` concern prescored hyper.
+struct PublishedFlaws {
+  /// Keys and values that are not selected become zero rows instead of being removed: they are
+  /// hashed, fill blocks, are drawn as samples, and add exp(0) to the softmax.
+  bool zeroed = false;
+  /// Samples are drawn from the whole span with replacement, those in the block too.
+  bool repeats = false;
+  /// Zero rows pad a span to a multiple of the block, behind the last key in hash order.
+  bool padding = false;
+  /// Scores are fitted to the keys of all heads together.
+  bool flattened = false;
+};
+
 /// What the planners need to know. All counts are keys.
 struct PlanOptions {
   Method method = Method::kAuto;
   /// Most keys one query reads: sinks, window and far keys together. `hyper` with
   /// sizes of its own (HyperOptions::leaf) reads what they add up to, but everything where a query
-  /// sees no more than the budget. Routed and top-k keep all their promises from sinks + window + tile + segment - 1 keys on (783 with the
-  /// defaults); below that they cut the window, and keys before it are not read.
+  /// sees no more than the budget. Routed and top-k keep all their promises from sinks + window +
+  /// tile + segment - 1 keys on (783 with the defaults); below that they cut the window, and keys
+  /// before it are not read.
   std::int64_t budget = 1280;
   /// A tile whose last query sees at most this many keys reads them all; 0: as many as the budget.
   /// `auto` sets it to its crossover.
@@ -207,6 +223,7 @@ struct PlanOptions {
   /// number of keys read stays within the budget, a single head may exceed it.
   float adaptive = 0;
   HyperOptions hyper;
+  PublishedFlaws flaws;
   std::uint64_t seed = 0;
 };
 

@@ -47,6 +47,7 @@ ScoreOptions score_options(const Options& options) {
   ScoreOptions o = options.score;
   o.score = options.plan.score;
   o.seed = options.plan.seed;
+  o.flattened = options.plan.flaws.flattened;
   return o;
 }
 

@@ -22,9 +22,12 @@
 namespace prescore {
 namespace {
 
+constexpr std::int32_t kZeroRow = -1;  // PublishedFlaws::zeroed: a key that was not selected
+
 /// Keys between two leaf boundaries in hash order.
 struct Span {
   std::vector<std::int32_t> keys;   ///< by bucket, in Hamming order; ascending within one
+  std::int64_t padding = 0;         ///< PublishedFlaws: zero rows behind the last
   std::vector<std::int32_t> start;  ///< [buckets + 1]
 };
 
@@ -32,8 +35,7 @@ class HyperPlanner final : public Planner {
  public:
   HyperPlanner(const PlanInputs& in, const PlanOptions& o)
       : in_(in), options_(o), sizes_(o, in.visibility.causal),
-        heads_(in.q.shape[1] / in.k.shape[1]),
-        hash_(o.hyper.projections, in.k.shape[3], o.seed) {
+        heads_(in.q.shape[1] / in.k.shape[1]), hash_(o.hyper.projections, in.k.shape[3], o.seed) {
     const Visibility& v = in_.visibility;
     last_leaf_ = far_leaf(v.end(v.n_q - 1));  // ends do not decrease
     if (last_leaf_ == 0) return;
@@ -60,7 +62,11 @@ class HyperPlanner final : public Planner {
   }
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
-    if (tile.part > 0) return plan_bucket(tile, out);
+    if (tile.part > 0) {
+      plan_bucket(tile, out);
+      if (options_.flaws.zeroed) count_zero_rows(out);
+      return;
+    }
     const std::int64_t end = in_.visibility.end(tile.last - 1);
     const std::int64_t leaf = far_leaf(in_.visibility.end(tile.first));
     const std::int64_t begin = far_end(leaf), sinks = std::min(sizes_.sinks, begin);
@@ -140,9 +146,14 @@ class HyperPlanner final : public Planner {
   void sort_span(std::int64_t bh, std::int64_t leaf, const std::vector<float>& products) {
     Span& s = span(bh, leaf);
     s.keys = candidates(bh, leaf);
+    if (options_.flaws.padding && options_.hyper.block > 0)
+      s.padding = round_up(static_cast<std::int64_t>(s.keys.size()), options_.hyper.block) -
+                  static_cast<std::int64_t>(s.keys.size());
     const auto bits = static_cast<std::size_t>(hash_.bits());
+    const std::vector<float> origin(bits, 0.0f);
     const auto at = [&](std::int32_t key) {
-      return products.data() + static_cast<std::size_t>(key) * bits;
+      return key == kZeroRow ? origin.data()
+                             : products.data() + static_cast<std::size_t>(key) * bits;
     };
     std::vector<float> centre(bits, 0.0f);
     if (options_.hyper.centred) {
@@ -186,6 +197,8 @@ class HyperPlanner final : public Planner {
     for (std::size_t i = 0; i < n; ++i)
       if (best[i].key >= begin) keys.push_back(best[i].key);
     std::sort(keys.begin(), keys.end());
+    if (options_.flaws.zeroed)
+      keys.insert(keys.begin(), static_cast<std::size_t>(end - begin) - keys.size(), kZeroRow);
     return keys;
   }
 
@@ -249,15 +262,18 @@ class HyperPlanner final : public Planner {
     const std::int64_t bh = tile.batch * in_.k.shape[1] + tile.head / heads_;
     const Span& s = span(bh, leaf);
     // Of the spans before a query's leaf, part - 1 end behind this one.
-    const SpanSizes size =
-        sizes_.of_span(at % sizes_.steps, tile.part - 1 + spans_before(leaf));
+    const SpanSizes size = sizes_.of_span(at % sizes_.steps, tile.part - 1 + spans_before(leaf));
     const auto n = static_cast<std::int64_t>(s.keys.size());
-    const std::int64_t block = std::min(size.block, n), rest = n - block;
+    const std::int64_t most = std::min(size.block, n + s.padding);
     const auto c = static_cast<std::size_t>(place);
     const std::int64_t middle = (s.start[c] + s.start[c + 1]) / 2;
-    const std::int64_t begin = std::clamp<std::int64_t>(middle - block / 2, 0, rest);
+    const std::int64_t begin =
+        std::min(n, std::clamp<std::int64_t>(middle - most / 2, 0, n + s.padding - most));
+    const std::int64_t block = std::min(most, n - begin), rest = n - block;
     out.keys.assign(s.keys.begin() + begin, s.keys.begin() + begin + block);
+    out.zero_rows = static_cast<float>(most - block);
     if (size.samples == 0) return;
+    if (options_.flaws.repeats) return sample_anything(s, size, stream_of(bh, tile), out);
     const auto rest_key = [&](std::int64_t i) {
       return s.keys[static_cast<std::size_t>(i < begin ? i : i + block)];
     };
@@ -265,13 +281,47 @@ class HyperPlanner final : public Planner {
       for (std::int64_t i = 0; i < rest; ++i) out.keys.push_back(rest_key(i));
       return;
     }
-    sample(rest, size.samples,
-           mix(mix(options_.seed) + static_cast<std::uint64_t>(bh)) +
-               static_cast<std::uint64_t>(tile.tag),
-           rest_key, out);
+    sample(rest, size.samples, stream_of(bh, tile), rest_key, out);
     out.log_weights.assign(static_cast<std::size_t>(block), 0.0f);
-    out.log_weights.resize(out.keys.size(), std::log(static_cast<float>(rest) /
-                                                     static_cast<float>(size.samples)));
+    out.log_weights.resize(out.keys.size(),
+                           std::log(static_cast<float>(rest) / static_cast<float>(size.samples)));
+  }
+
+  std::uint64_t stream_of(std::int64_t bh, const Tile& tile) const noexcept {
+    return mix(mix(options_.seed) + static_cast<std::uint64_t>(bh)) +
+           static_cast<std::uint64_t>(tile.tag);
+  }
+
+  // PublishedFlaws::repeats.
+  static void sample_anything(const Span& s, const SpanSizes& size, std::uint64_t stream,
+                              TilePlan& out) {
+    const auto n = static_cast<std::int64_t>(s.keys.size());
+    if (n <= size.block) return;
+    out.log_weights.assign(out.keys.size(), 0.0f);
+    const std::uint64_t start = mix(stream);
+    for (std::int64_t i = 0; i < size.samples; ++i) {
+      const double at = unit(mix(start + static_cast<std::uint64_t>(i))) * static_cast<double>(n);
+      out.keys.push_back(s.keys[static_cast<std::size_t>(std::min(n - 1, std::int64_t(at)))]);
+    }
+    out.log_weights.resize(out.keys.size(),
+                           std::log(static_cast<float>(n) / static_cast<float>(size.samples)));
+  }
+
+  // PublishedFlaws::zeroed: keys that are not there become zero rows of the plan.
+  static void count_zero_rows(TilePlan& out) {
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < out.keys.size(); ++i) {
+      const float weight = out.log_weights.empty() ? 0.0f : out.log_weights[i];
+      if (out.keys[i] == kZeroRow) {
+        out.zero_rows += std::exp(weight);
+        continue;
+      }
+      out.keys[kept] = out.keys[i];
+      if (!out.log_weights.empty()) out.log_weights[kept] = weight;
+      ++kept;
+    }
+    out.keys.resize(kept);
+    if (!out.log_weights.empty()) out.log_weights.resize(kept);
   }
 
   // Without replacement, in as many draws as samples (Floyd; Bentley 1987).
