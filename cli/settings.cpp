@@ -62,7 +62,9 @@ void MethodFlags::add_to(CLI::App& app) {
   count("--hyper-projections", hyper.projections, "hyper: bits of a hash code");
   count("--hyper-block", hyper.block, "hyper: keys around the query's bucket");
   count("--hyper-samples", hyper.samples, "hyper: keys that stand for the rest of a span");
-  count("--hyper-leaf", hyper.leaf, "hyper: keys of an exact leaf, a multiple of the tile");
+  count("--hyper-leaf", hyper.leaf,
+        "hyper: keys of an exact leaf, a multiple of the tile, 0: from the budget, and then "
+        "block : samples is the proportion of what is left");
   count("--hyper-selected", hyper.selected, "prescored_hyper: keys that the scores leave");
   app.add_flag("--hyper-centred,!--no-hyper-centred", hyper.centred,
                "hyper: hash keys around their mean (default)")

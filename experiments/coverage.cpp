@@ -41,11 +41,9 @@ const std::vector<Candidate>& methods() {
       {"top-k received, from afar",
        "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
        "--query-stride 2"},
-      {"HyperAttention", "hyper --hyper-leaf 512 --hyper-block 128 --hyper-samples 128"},
-      {"prescored Hyper, leverage",
-       "prescored_hyper --hyper-leaf 512 --hyper-block 128 --hyper-samples 128"},
-      {"prescored Hyper, k-means",
-       "prescored_hyper --key-score kmeans --hyper-leaf 512 --hyper-block 128 --hyper-samples 128"},
+      {"HyperAttention", "hyper"},
+      {"prescored Hyper, leverage", "prescored_hyper"},
+      {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans"},
       {"routed", "routed"},
   };
   return all;

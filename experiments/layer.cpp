@@ -29,8 +29,8 @@ const std::vector<Candidate>& methods() {
       {"top-k leverage", "topk --key-score leverage"},
       {"top-k k-means", "topk --key-score kmeans"},
       {"top-k received", "topk --key-score received"},
-      {"HyperAttention", "hyper --hyper-leaf 1024"},
-      {"prescored Hyper", "prescored_hyper --key-score leverage --hyper-leaf 1024"},
+      {"HyperAttention", "hyper"},
+      {"prescored Hyper", "prescored_hyper --key-score leverage"},
       {"routed", "routed"},
   };
   return all;

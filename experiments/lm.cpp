@@ -42,12 +42,12 @@ const std::vector<Candidate>& default_candidates() {
        "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
        "--query-stride 2 --half-window"},
       {"top-k oracle", "topk --key-score oracle"},
-      {"HyperAttention", "hyper --budget-hyper"},
-      {"prescored Hyper, leverage", "prescored_hyper --key-score leverage --budget-hyper"},
-      {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans --budget-hyper"},
+      {"HyperAttention", "hyper"},
+      {"prescored Hyper, leverage", "prescored_hyper --key-score leverage"},
+      {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans"},
       {"routed", "routed"},
       {"routed, exact to 4,096", "routed --dense-until 4096"},
-      {"HyperAttention, exact to 4,096", "hyper --budget-hyper --dense-until 4096"},
+      {"HyperAttention, exact to 4,096", "hyper --dense-until 4096"},
   };
   return all;
 }
@@ -72,30 +72,33 @@ std::pair<std::string, std::string> named(const std::string& text, const char* w
   return {text.substr(0, at), text.substr(at + 1)};
 }
 
-// Sizes of a candidate that depend on the budget: half of it as window; leaf, block and samples of
-// HyperAttention such that what is read comes near it.
-Candidate sized(Candidate c, std::int64_t budget, std::int64_t ctx) {
-  const auto take = [&](const std::string& word) {
-    const std::size_t at = c.flags.find(word);
-    if (at == std::string::npos) return false;
-    c.flags.erase(at, word.size());
-    return true;
-  };
-  if (take("--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
-  if (take("--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
-  if (take("--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
-  if (take("--budget-hyper")) {
-    // Half of a leaf is read on average, and about half of the spans that there can be.
-    std::int64_t leaf = 512;
-    while (leaf < budget) leaf *= 2;
-    const double spans =
-        std::max(1.0, std::log2(static_cast<double>(ctx) / static_cast<double>(leaf)) / 2 + 0.5);
-    const auto each = static_cast<std::int64_t>(
-        std::max(16.0, static_cast<double>(budget - std::min(budget - 64, leaf / 2)) / spans / 2));
-    c.flags +=
-        fmt::format(" --hyper-leaf {} --hyper-block {} --hyper-samples {}", leaf, each, each);
-  }
+/// Takes a word out of the flags.
+bool take(Candidate& c, const std::string& word) {
+  const std::size_t at = c.flags.find(word);
+  if (at == std::string::npos) return false;
+  c.flags.erase(at, word.size());
+  return true;
+}
+
+// Windows of a candidate that depend on the budget.
+Candidate sized(Candidate c, std::int64_t budget) {
+  if (take(c, "--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
+  if (take(c, "--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
+  if (take(c, "--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
   return c;
+}
+
+// Options of a candidate, which may ask for flaws of the published code.
+Options ablated(Candidate c, std::int64_t budget, const cli::Model* model) {
+  PublishedFlaws flaws;
+  const std::pair<const char*, bool*> words[] = {{"--flaw-zeroed", &flaws.zeroed},
+                                                 {"--flaw-repeats", &flaws.repeats},
+                                                 {"--flaw-padding", &flaws.padding},
+                                                 {"--flaw-flattened", &flaws.flattened}};
+  for (const auto& [word, on] : words) *on = take(c, word);
+  Options o = options_of(c, budget, model);
+  o.plan.flaws = flaws;
+  return o;
 }
 
 void Lm::prepare() {
@@ -230,11 +233,11 @@ void Lm::run() {
           fmt::format("{} has {} tokens, want at least {}", path, tokens.size(), ctx * chunks));
     const std::string& text_name = label;
     const auto measure = [&](const Candidate& c, const std::string& set, std::int64_t budget) {
-      const Candidate exact = sized(c, budget, ctx);
+      const Candidate exact = sized(c, budget);
       const json key = {
           {"text", text_name}, {"layers", set}, {"flags", exact.flags}, {"budget", budget}};
       const json& row = journal.row(key, [&] {
-        cli::Setting setting{"", options_of(exact, budget, &loaded),
+        cli::Setting setting{"", ablated(exact, budget, &loaded),
                              host::parse_layers("--layers", set, loaded.layers())};
         setting.method = host::name_of(setting.options.plan.method);
         return to_row(cli::Measurement(protocol, setting, loaded, session, tokens).run());
@@ -267,7 +270,8 @@ void add_lm(CLI::App& experiment) {
       ->capture_default_str();
   sub->add_option("--method", args->methods,
                   "NAME=METHOD FLAGS instead of the whole list, several times; flags as for ppl, "
-                  "and --half-window, --budget-hyper for sizes by budget");
+                  "and --half-window for half of the budget, --flaw-zeroed, --flaw-repeats, "
+                  "--flaw-padding, --flaw-flattened for those of the published code");
   sub->add_option("--score", args->score, "tail or half, see ppl")->capture_default_str();
   sub->add_option("--name", args->name, "Name of the files")->capture_default_str();
   sub->callback([args] { args->run(); });

@@ -183,11 +183,8 @@ json Run::error(const Case& c, const Candidate& method, std::int64_t budget) con
     };
     std::vector<float> want, got;
     attend(options_of({"", "dense"}, budget), want);
-    // HyperAttention's own sizes add up to the budget.
     std::string text = method.flags + " --sinks 0 --window 1";
-    if (method.flags.find("hyper") != std::string::npos)
-      text += fmt::format(" --budget 1 --hyper-block {} --hyper-samples {} --hyper-selected 1024",
-                          budget / 2, budget - budget / 2);
+    if (method.flags.find("hyper") != std::string::npos) text += " --hyper-selected 1024";
     keys.add(keys_per_query(attend(options_of({"", text}, budget), got)));
     double difference = 0, whole = 0;
     for (std::size_t i = 0; i < want.size(); ++i) {

@@ -26,7 +26,7 @@ const std::vector<Candidate>& methods() {
       {"window", "window"},
       {"top-k leverage", "topk --key-score leverage"},
       {"top-k received", "topk --key-score received"},
-      {"HyperAttention", "hyper --hyper-leaf 512"},
+      {"HyperAttention", "hyper"},
       {"routed", "routed"},
   };
   return all;

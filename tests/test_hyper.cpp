@@ -219,6 +219,18 @@ TEST(HyperSampling, UnbiasedOverSeeds) {
   }
 }
 
+TEST_P(Hyper, SizesFromTheBudgetKeepToIt) {
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    Trial t = random_trial(seed, GetParam());
+    t.options.hyper.leaf = 0, t.options.budget += t.options.sinks + 16;
+    const auto planner = t.planner();
+    const Plan plan = make_plan(t.data.inputs(), *planner, *make_serial_executor());
+    for (const auto& [query, reads] : reads_of(t, plan))
+      ASSERT_LE(static_cast<std::int64_t>(reads.size()), t.options.budget)
+          << "seed " << seed << " position " << std::get<2>(query);
+  }
+}
+
 TEST_P(Hyper, WholeBudgetIsDense) {
   for (const bool causal : {false, true}) {
     for (const DType type : {DType::kF32, DType::kF16}) {
@@ -335,10 +347,10 @@ TEST(HyperErrors, BadSizes) {
   EXPECT_THROW(make({.projections = 17}), Error);
   EXPECT_THROW(make({.block = -1}), Error);
   EXPECT_THROW(make({.samples = least}), Error);
-  EXPECT_THROW(make({.leaf = 0}), Error);
+  EXPECT_THROW(make({.leaf = -1}), Error);
+  EXPECT_THROW(make({.leaf = 0}), Error) << "a budget of 16 with 4 sinks has no room for a leaf";
   EXPECT_THROW(make({.leaf = 33}), Error);
   EXPECT_THROW(make({.selected = 0}), Error);
-  EXPECT_THROW(make({.leaf = 64}, Method::kPrescoredHyper), Error) << "no scores";
   EXPECT_NO_THROW(make({.block = 0, .samples = 0, .leaf = 32}));
 }
 

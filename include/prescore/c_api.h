@@ -139,14 +139,15 @@ typedef struct prescore_score_options {
   double rotation_position_scale;
 } prescore_score_options;
 
-/* HyperAttention: HyperOptions in prescore/types.h. All counts are keys but `projections`. */
+/* HyperAttention: HyperOptions in prescore/types.h. All counts are keys but `projections`. With
+ * leaf 0 (the default) no query reads more than the budget, and block : samples is a proportion. */
 typedef struct prescore_hyper_options {
   size_t struct_size;
   int32_t centred;
   int64_t projections; /* bits of a hash code, 1 to 16 */
   int64_t block;
   int64_t samples;
-  int64_t leaf;     /* a multiple of the tile */
+  int64_t leaf;     /* a multiple of the tile, or 0: from the budget */
   int64_t selected; /* prescored: keys that survive */
 } prescore_hyper_options;
 

@@ -43,9 +43,11 @@ struct TilePlan {
   std::vector<std::int32_t> nodes;   ///< stand-ins, node ids of the index; weight log count
   std::vector<std::int32_t> packed;  ///< rows of `keys` in the packed copy of the index, or empty
   std::int64_t products = 0;         ///< routing products spent on this plan
+  /// Only for PublishedFlaws: rows of score 0 and value 0 that every query reads besides.
+  float zero_rows = 0;
   void clear() {
     ranges.clear(), keys.clear(), log_weights.clear(), nodes.clear(), packed.clear();
-    products = 0;
+    products = 0, zero_rows = 0;
   }
 };
 

@@ -89,6 +89,9 @@ struct ScoreOptions {
   std::int64_t distance = 0;
   /// Expected, received and oracle: multiplied by the norm of the value.
   bool value_weighted = false;
+  /// PublishedFlaws::flattened. Scores that learn from keys only; needs the keys of all heads at
+  /// one position to be neighbours in memory.
+  bool flattened = false;
 
   friend bool operator==(const ScoreOptions&, const ScoreOptions&) = default;
 };

@@ -150,26 +150,50 @@ enum class Selection : std::uint8_t {
 /// and a uniform sample of the rest, weighted by (rest / samples). Buckets are in Hamming order:
 /// neighbours differ in one bit. A query's choice depends on nothing but itself and earlier keys,
 /// so that prompts, chunks and single tokens choose alike.
+///
+/// By default (leaf 0) the sizes come from PlanOptions::budget, and no query reads more than that:
+/// the leaf is a multiple of the tile (which may shrink) that takes half of what sinks and window
+/// leave; the rest of the budget, on average three quarters of it, is shared equally by the spans
+/// before a query's leaf, each divided in the proportion of block to samples. The paper's sizes are
+/// leaf 4096, block 256, samples 256: then the number of keys read grows with the text.
 struct HyperOptions {
   std::int64_t projections = 7;  ///< bits of a hash code, 1 to 16
   std::int64_t block = 256;      ///< keys around the query's bucket that are read exactly
   std::int64_t samples = 256;    ///< keys that stand for the rest of a span; 0: the rest is dropped
-  std::int64_t leaf = 4096;      ///< keys of a leaf, a multiple of the tile; read exactly
+  /// Keys of a leaf, read exactly: a multiple of the tile, or 0: from the budget. Then block and
+  /// samples are not counts but a proportion.
+  std::int64_t leaf = 0;
   /// Hash keys around the mean of their span. Softmax ignores a shift common to all keys, angles do
   /// not. The paper does not centre.
   bool centred = true;
   /// kPrescoredHyper: keys that survive of all those up to the end of a span; the others are
-  /// removed.
+  /// removed. Before the scores' first fit all survive.
   std::int64_t selected = 2048;
+};
+
+/// Reproduces flaws of the code published with 2505.11040, for the ablation of
+/// docs/experiments/lm.md. They break contract 1 (every key at most once, unread keys removed): for
+/// experiments only, not in the C interface. All but `flattened` concern prescored hyper.
+struct PublishedFlaws {
+  /// Keys and values that are not selected become zero rows instead of being removed: they are
+  /// hashed, fill blocks, are drawn as samples, and add exp(0) to the softmax.
+  bool zeroed = false;
+  /// Samples are drawn from the whole span with replacement, those in the block too.
+  bool repeats = false;
+  /// Zero rows pad a span to a multiple of the block, behind the last key in hash order.
+  bool padding = false;
+  /// Scores are fitted to the keys of all heads together.
+  bool flattened = false;
 };
 
 /// What the planners need to know. All counts are keys.
 struct PlanOptions {
   Method method = Method::kAuto;
-  /// Most keys one query reads: sinks, window and far keys together. `hyper` reads what its own
-  /// sizes add up to, but everything where a query sees no more than the budget. Routed and top-k
-  /// keep all their promises from sinks + window + tile + segment - 1 keys on (783 with the
-  /// defaults); below that they cut the window, and keys before it are not read.
+  /// Most keys one query reads: sinks, window and far keys together. `hyper` with
+  /// sizes of its own (HyperOptions::leaf) reads what they add up to, but everything where a query
+  /// sees no more than the budget. Routed and top-k keep all their promises from sinks + window +
+  /// tile + segment - 1 keys on (783 with the defaults); below that they cut the window, and keys
+  /// before it are not read.
   std::int64_t budget = 1280;
   /// A tile whose last query sees at most this many keys reads them all; 0: as many as the budget.
   /// `auto` sets it to its crossover.
@@ -202,6 +226,7 @@ struct PlanOptions {
   /// number of keys read stays within the budget, a single head may exceed it.
   float adaptive = 0;
   HyperOptions hyper;
+  PublishedFlaws flaws;
   std::uint64_t seed = 0;
 };
 

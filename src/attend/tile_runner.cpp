@@ -40,6 +40,7 @@ void TileRunner::run(const Tile& tile, std::int64_t heads, const TilePlan& plan)
   start(tile, heads);
   feed(tile, plan);
   flush();
+  if (plan.zero_rows > 0) add_zero_rows(plan.zero_rows);
   finish(tile);
 }
 
@@ -104,6 +105,22 @@ void TileRunner::resume() {
     float* to = by_rows_ ? o_.data() + static_cast<std::int64_t>(l) * dv_pad_
                          : o_.data() + vec * dv_pad_ * kLanes + i;
     for (std::int64_t c = 0; c < d_v_; ++c) to[c * (by_rows_ ? 1 : kLanes)] = from[c];
+  }
+}
+
+// Score 0 and value 0: they only lengthen the sum. The maximum must not stay below their score.
+void TileRunner::add_zero_rows(float count) {
+  for (std::size_t lane = 0; lane < lanes_.size(); ++lane) {
+    const auto vec = static_cast<std::int64_t>(lane) / kLanes;
+    const auto i = static_cast<std::int64_t>(lane) % kLanes;
+    float &m = state_[vec].m[i], &sum = state_[vec].l[i];
+    const float alpha = m < 0 ? std::exp2(m) : 1.0f;
+    float* o = by_rows_ ? o_.data() + static_cast<std::int64_t>(lane) * dv_pad_
+                        : o_.data() + vec * dv_pad_ * kLanes + i;
+    if (alpha != 1.0f)
+      for (std::int64_t c = 0; c < d_v_; ++c) o[c * (by_rows_ ? 1 : kLanes)] *= alpha;
+    m = std::max(m, 0.0f);
+    sum = sum * alpha + count * std::exp2(-m);
   }
 }
 

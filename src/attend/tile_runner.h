@@ -36,6 +36,7 @@ class TileRunner {
   void feed(const Tile& tile, const TilePlan& plan);
   void push(const void* k, const void* v, std::int32_t position, float weight);
   void resume();
+  void add_zero_rows(float count);
   void flush();
   void flush_tiles(int n);
   void flush_rows(int n);

@@ -12,6 +12,7 @@
 #include "common/cuda.h"
 #include "common/isa.h"
 #include "plan/candidates.h"
+#include "plan/hyper_sizes.h"
 #include "plan/planners.h"
 #include "score/scorer.h"
 #include "tile/tile.h"
@@ -47,6 +48,7 @@ ScoreOptions score_options(const Options& options) {
   ScoreOptions o = options.score;
   o.score = options.plan.score;
   o.seed = options.plan.seed;
+  o.flattened = options.plan.flaws.flattened;
   return o;
 }
 
@@ -191,13 +193,16 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   }
   if (hyper) {  // keys in hash order by level, projections, lanes and tiles, o and lse
     const std::int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
+    const HyperSizes sizes(options.plan, options.causal);
+    const std::int64_t leaf = std::max<std::int64_t>(1, sizes.leaf);
     std::int64_t levels = 1;
-    while ((options.plan.hyper.leaf << levels) <= k.shape[2]) ++levels;
+    while ((leaf << levels) <= k.shape[2]) ++levels;
     shared += heads * k.shape[2] * (4 * levels + 4 * options.plan.hyper.projections + 8) +
               rows * (levels * (8 + 64) + 8 + 4 + 4 * d_v) +
-              heads * (k.shape[2] / options.plan.hyper.leaf + 1) *
+              heads * (k.shape[2] / leaf + 1) *
                   ((std::int64_t{4} << options.plan.hyper.projections) + 128);
-    worker += (options.plan.hyper.block + options.plan.hyper.samples) * 64;
+    const SpanSizes most = sizes.of_span(0, 1);
+    worker += std::min(most.block + most.samples, k.shape[2]) * 64;
   }
   if (method == Method::kTopK || method == Method::kPrescoredHyper) {
     // The levels, the best keys at each boundary, and one head's keys and choice at a time.

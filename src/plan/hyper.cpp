@@ -14,6 +14,7 @@
 #include "common/check.h"
 #include "common/random.h"
 #include "common/views.h"
+#include "plan/hyper_sizes.h"
 #include "plan/lsh.h"
 #include "plan/planners.h"
 #include "plan/selection.h"
@@ -21,17 +22,20 @@
 namespace prescore {
 namespace {
 
+constexpr std::int32_t kZeroRow = -1;  // PublishedFlaws::zeroed: a key that was not selected
+
 /// Keys between two leaf boundaries in hash order.
 struct Span {
   std::vector<std::int32_t> keys;   ///< by bucket, in Hamming order; ascending within one
+  std::int64_t padding = 0;         ///< PublishedFlaws: zero rows behind the last
   std::vector<std::int32_t> start;  ///< [buckets + 1]
 };
 
 class HyperPlanner final : public Planner {
  public:
   HyperPlanner(const PlanInputs& in, const PlanOptions& o)
-      : in_(in), options_(o), heads_(in.q.shape[1] / in.k.shape[1]),
-        hash_(o.hyper.projections, in.k.shape[3], o.seed) {
+      : in_(in), options_(o), sizes_(o, in.visibility.causal),
+        heads_(in.q.shape[1] / in.k.shape[1]), hash_(o.hyper.projections, in.k.shape[3], o.seed) {
     const Visibility& v = in_.visibility;
     last_leaf_ = far_leaf(v.end(v.n_q - 1));  // ends do not decrease
     if (last_leaf_ == 0) return;
@@ -43,7 +47,7 @@ class HyperPlanner final : public Planner {
   }
 
   std::int64_t tile() const noexcept override {
-    return options_.routing == Routing::kStrict ? 1 : options_.tile;
+    return options_.routing == Routing::kStrict ? 1 : sizes_.tile;
   }
   bool shared_by_group() const noexcept override { return true; }
   std::int64_t parts() const noexcept override { return 1 + most_spans_; }
@@ -58,10 +62,14 @@ class HyperPlanner final : public Planner {
   }
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
-    if (tile.part > 0) return plan_bucket(tile, out);
+    if (tile.part > 0) {
+      plan_bucket(tile, out);
+      if (options_.flaws.zeroed) count_zero_rows(out);
+      return;
+    }
     const std::int64_t end = in_.visibility.end(tile.last - 1);
     const std::int64_t leaf = far_leaf(in_.visibility.end(tile.first));
-    const std::int64_t begin = far_end(leaf), sinks = std::min(options_.sinks, begin);
+    const std::int64_t begin = far_end(leaf), sinks = std::min(sizes_.sinks, begin);
     if (leaf == 0 || sinks >= begin) {
       if (end > 0) out.ranges.push_back({0, end});
       return;
@@ -101,10 +109,10 @@ class HyperPlanner final : public Planner {
     const std::int64_t all = std::max(options_.budget, options_.dense_until);
     if (!in_.visibility.causal) return n_kv <= all ? 0 : 1;
     if (std::min(first + size - 1, n_kv) <= all) return 0;
-    return std::max<std::int64_t>(0, first - options_.window) / options_.hyper.leaf;
+    return std::max<std::int64_t>(0, first - sizes_.window) / sizes_.leaf;
   }
   std::int64_t far_end(std::int64_t leaf) const noexcept {
-    return in_.visibility.causal ? leaf * options_.hyper.leaf : leaf > 0 ? in_.visibility.n_kv : 0;
+    return in_.visibility.causal ? leaf * sizes_.leaf : leaf > 0 ? in_.visibility.n_kv : 0;
   }
   static std::int64_t before(std::int64_t leaf) noexcept { return leaf & (leaf - 1); }
 
@@ -138,9 +146,14 @@ class HyperPlanner final : public Planner {
   void sort_span(std::int64_t bh, std::int64_t leaf, const std::vector<float>& products) {
     Span& s = span(bh, leaf);
     s.keys = candidates(bh, leaf);
+    if (options_.flaws.padding && options_.hyper.block > 0)
+      s.padding = round_up(static_cast<std::int64_t>(s.keys.size()), options_.hyper.block) -
+                  static_cast<std::int64_t>(s.keys.size());
     const auto bits = static_cast<std::size_t>(hash_.bits());
+    const std::vector<float> origin(bits, 0.0f);
     const auto at = [&](std::int32_t key) {
-      return products.data() + static_cast<std::size_t>(key) * bits;
+      return key == kZeroRow ? origin.data()
+                             : products.data() + static_cast<std::size_t>(key) * bits;
     };
     std::vector<float> centre(bits, 0.0f);
     if (options_.hyper.centred) {
@@ -166,12 +179,14 @@ class HyperPlanner final : public Planner {
     s.keys = std::move(sorted);
   }
 
-  /// The keys of a span, ascending: all, or those among the best of everything up to its end.
+  /// The keys of a span, ascending: all, or those among the best of everything up to its end. Of
+  /// spans that end before the first fit of the scores all.
   std::vector<std::int32_t> candidates(std::int64_t bh, std::int64_t leaf) const {
-    const std::int64_t begin = std::max(far_end(before(leaf)), options_.sinks);
-    const std::int64_t end = far_end(leaf), sinks = std::min(options_.sinks, end);
+    const std::int64_t begin = std::max(far_end(before(leaf)), sizes_.sinks);
+    const std::int64_t end = far_end(leaf), sinks = std::min(sizes_.sinks, end);
     std::vector<std::int32_t> keys;
-    if (options_.method == Method::kHyper || end - sinks <= options_.hyper.selected) {
+    if (options_.method == Method::kHyper || end - sinks <= options_.hyper.selected ||
+        (in_.visibility.causal && end < in_.score_segment)) {
       for (std::int64_t j = begin; j < end; ++j) keys.push_back(static_cast<std::int32_t>(j));
       return keys;
     }
@@ -182,6 +197,8 @@ class HyperPlanner final : public Planner {
     for (std::size_t i = 0; i < n; ++i)
       if (best[i].key >= begin) keys.push_back(best[i].key);
     std::sort(keys.begin(), keys.end());
+    if (options_.flaws.zeroed)
+      keys.insert(keys.begin(), static_cast<std::size_t>(end - begin) - keys.size(), kZeroRow);
     return keys;
   }
 
@@ -205,10 +222,10 @@ class HyperPlanner final : public Planner {
   // Queries with the same span and bucket, of all heads of a group, are computed together.
   void make_group(std::int64_t number, std::int64_t bh) {
     struct Entry {
-      std::int64_t leaf;
+      std::int64_t leaf, step;
       std::uint16_t place;
       Lane lane;
-      auto key() const { return std::tuple(leaf, place, lane.head, lane.query); }
+      auto key() const { return std::tuple(leaf, step, place, lane.head, lane.query); }
     };
     const Visibility& v = in_.visibility;
     const std::int64_t h_q = in_.q.shape[1], h_kv = in_.k.shape[1], b = bh / h_kv;
@@ -216,10 +233,11 @@ class HyperPlanner final : public Planner {
     std::vector<Entry> entries;
     for (std::int64_t i = 0; i < v.n_q; ++i) {
       std::int64_t leaf = far_leaf(v.end(i));
+      const std::int64_t step = sizes_.step(v.end(i), far_end(leaf));
       for (std::int64_t n = 0; n < number; ++n) leaf = before(leaf);
       if (leaf == 0) continue;
       for (std::int64_t h = head; h < head + heads_; ++h)
-        entries.push_back({leaf, place_[static_cast<std::size_t>((b * h_q + h) * v.n_q + i)],
+        entries.push_back({leaf, step, place_[static_cast<std::size_t>((b * h_q + h) * v.n_q + i)],
                            Lane{static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)}});
     }
     std::ranges::sort(entries, {}, &Entry::key);
@@ -230,47 +248,89 @@ class HyperPlanner final : public Planner {
     for (std::size_t first = 0, last = 0; first < entries.size(); first = last) {
       const Entry& e = entries[first];
       while (last < entries.size() && last - first < kMostLanes && entries[last].leaf == e.leaf &&
-             entries[last].place == e.place)
+             entries[last].step == e.step && entries[last].place == e.place)
         ++last;
       group.tiles.push_back({b, head, static_cast<std::int64_t>(first),
                              static_cast<std::int64_t>(last), group.lanes.data(), number + 1,
-                             e.leaf * hash_.buckets() + e.place});
+                             (e.leaf * sizes_.steps + e.step) * hash_.buckets() + e.place});
     }
   }
 
   void plan_bucket(const Tile& tile, TilePlan& out) const {
-    const std::int64_t leaf = tile.tag / hash_.buckets(), place = tile.tag % hash_.buckets();
+    const std::int64_t place = tile.tag % hash_.buckets(), at = tile.tag / hash_.buckets();
+    const std::int64_t leaf = at / sizes_.steps;
     const std::int64_t bh = tile.batch * in_.k.shape[1] + tile.head / heads_;
     const Span& s = span(bh, leaf);
+    // Of the spans before a query's leaf, part - 1 end behind this one.
+    const SpanSizes size = sizes_.of_span(at % sizes_.steps, tile.part - 1 + spans_before(leaf));
     const auto n = static_cast<std::int64_t>(s.keys.size());
-    const std::int64_t block = std::min(options_.hyper.block, n), rest = n - block;
+    const std::int64_t most = std::min(size.block, n + s.padding);
     const auto c = static_cast<std::size_t>(place);
     const std::int64_t middle = (s.start[c] + s.start[c + 1]) / 2;
-    const std::int64_t begin = std::clamp<std::int64_t>(middle - block / 2, 0, rest);
+    const std::int64_t begin =
+        std::min(n, std::clamp<std::int64_t>(middle - most / 2, 0, n + s.padding - most));
+    const std::int64_t block = std::min(most, n - begin), rest = n - block;
     out.keys.assign(s.keys.begin() + begin, s.keys.begin() + begin + block);
-    if (options_.hyper.samples == 0) return;
+    out.zero_rows = static_cast<float>(most - block);
+    if (size.samples == 0) return;
+    if (options_.flaws.repeats) return sample_anything(s, size, stream_of(bh, tile), out);
     const auto rest_key = [&](std::int64_t i) {
       return s.keys[static_cast<std::size_t>(i < begin ? i : i + block)];
     };
-    if (options_.hyper.samples >= rest) {
+    if (size.samples >= rest) {
       for (std::int64_t i = 0; i < rest; ++i) out.keys.push_back(rest_key(i));
       return;
     }
-    sample(rest,
-           mix(mix(options_.seed) + static_cast<std::uint64_t>(bh)) +
-               static_cast<std::uint64_t>(tile.tag),
-           rest_key, out);
+    sample(rest, size.samples, stream_of(bh, tile), rest_key, out);
     out.log_weights.assign(static_cast<std::size_t>(block), 0.0f);
-    out.log_weights.resize(out.keys.size(), std::log(static_cast<float>(rest) /
-                                                     static_cast<float>(options_.hyper.samples)));
+    out.log_weights.resize(out.keys.size(),
+                           std::log(static_cast<float>(rest) / static_cast<float>(size.samples)));
+  }
+
+  std::uint64_t stream_of(std::int64_t bh, const Tile& tile) const noexcept {
+    return mix(mix(options_.seed) + static_cast<std::uint64_t>(bh)) +
+           static_cast<std::uint64_t>(tile.tag);
+  }
+
+  // PublishedFlaws::repeats.
+  static void sample_anything(const Span& s, const SpanSizes& size, std::uint64_t stream,
+                              TilePlan& out) {
+    const auto n = static_cast<std::int64_t>(s.keys.size());
+    if (n <= size.block) return;
+    out.log_weights.assign(out.keys.size(), 0.0f);
+    const std::uint64_t start = mix(stream);
+    for (std::int64_t i = 0; i < size.samples; ++i) {
+      const double at = unit(mix(start + static_cast<std::uint64_t>(i))) * static_cast<double>(n);
+      out.keys.push_back(s.keys[static_cast<std::size_t>(std::min(n - 1, std::int64_t(at)))]);
+    }
+    out.log_weights.resize(out.keys.size(),
+                           std::log(static_cast<float>(n) / static_cast<float>(size.samples)));
+  }
+
+  // PublishedFlaws::zeroed: keys that are not there become zero rows of the plan.
+  static void count_zero_rows(TilePlan& out) {
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < out.keys.size(); ++i) {
+      const float weight = out.log_weights.empty() ? 0.0f : out.log_weights[i];
+      if (out.keys[i] == kZeroRow) {
+        out.zero_rows += std::exp(weight);
+        continue;
+      }
+      out.keys[kept] = out.keys[i];
+      if (!out.log_weights.empty()) out.log_weights[kept] = weight;
+      ++kept;
+    }
+    out.keys.resize(kept);
+    if (!out.log_weights.empty()) out.log_weights.resize(kept);
   }
 
   // Without replacement, in as many draws as samples (Floyd; Bentley 1987).
   template <typename Key>
-  void sample(std::int64_t rest, std::uint64_t stream, const Key& key, TilePlan& out) const {
+  void sample(std::int64_t rest, std::int64_t samples, std::uint64_t stream, const Key& key,
+              TilePlan& out) const {
     std::unordered_set<std::int64_t> drawn;
     const std::uint64_t start = mix(stream);
-    for (std::int64_t i = rest - options_.hyper.samples; i < rest; ++i) {
+    for (std::int64_t i = rest - samples; i < rest; ++i) {
       const double u = unit(mix(start + static_cast<std::uint64_t>(i)));
       const auto t = std::min(i, static_cast<std::int64_t>(u * static_cast<double>(i + 1)));
       const std::int64_t pick = drawn.contains(t) ? i : t;
@@ -281,6 +341,7 @@ class HyperPlanner final : public Planner {
 
   PlanInputs in_;
   PlanOptions options_;
+  HyperSizes sizes_;
   std::int64_t heads_;  // query heads of a key head
   AngularHash hash_;
   std::int64_t last_leaf_ = 0, most_spans_ = 0;
@@ -293,17 +354,9 @@ class HyperPlanner final : public Planner {
 
 std::unique_ptr<Planner> make_hyper_planner(const PlanInputs& in, const PlanOptions& o) {
   check_visibility(in.visibility);
-  check_plan_options(o);
-  // All queries of a tile have the same leaf.
-  check(o.hyper.leaf % o.tile == 0, "plan", "leaf", o.hyper.leaf,
-        "a multiple of the tile, " + std::to_string(o.tile));
-  if (o.method == Method::kPrescoredHyper) {
-    if (in.scores.empty() && in.visibility.n_kv >= in.score_segment)
-      fail("plan", "scores of the prescored hyper planner", "null", "scores of every key");
-    // Scores are fitted to at least a segment of keys, all of which a span must end behind.
-    check(o.hyper.leaf >= in.score_segment, "plan", "leaf of prescored hyper", o.hyper.leaf,
-          "at least " + std::to_string(in.score_segment) + " keys");
-  }
+  if (o.method == Method::kPrescoredHyper && in.scores.empty() &&
+      in.visibility.n_kv >= in.score_segment)
+    fail("plan", "scores of the prescored hyper planner", "null", "scores of every key");
   return std::make_unique<HyperPlanner>(in, o);
 }
 

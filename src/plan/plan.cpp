@@ -19,7 +19,7 @@ void check_hyper_options(const HyperOptions& o) {
   check(o.projections >= 1 && o.projections <= 16, "plan", "projections", o.projections, "1 to 16");
   check(o.block >= 0 && o.block <= kMost, "plan", "block", o.block, "0 to 2^40 keys");
   check(o.samples >= 0 && o.samples <= kMost, "plan", "samples", o.samples, "0 to 2^40 keys");
-  check(o.leaf >= 1 && o.leaf <= kMost, "plan", "leaf", o.leaf, "1 to 2^40 keys");
+  check(o.leaf >= 0 && o.leaf <= kMost, "plan", "leaf", o.leaf, "0 (from the budget) to 2^40 keys");
   check(o.selected >= 1 && o.selected <= kMost, "plan", "selected", o.selected, "1 to 2^40 keys");
 }
 

@@ -189,12 +189,26 @@ void KeyScores::Impl::score(const ScoreInputs& in, Level& level, std::int64_t un
   if (until == level.next) level.fitted.clear();
 }
 
+// PublishedFlaws::flattened: the keys of all heads, position by position, as those of one head.
+Tensor flatten(const Tensor& k) {
+  if (k.stride[1] != k.shape[3] || k.stride[2] != k.shape[1] * k.shape[3])
+    fail("score", "strides of keys that are flattened", to_string(k.stride),
+         "all heads of a position side by side");
+  Tensor all = k;
+  all.shape[1] = 1, all.shape[2] *= k.shape[1];
+  all.stride[1] = 0, all.stride[2] = k.shape[3];
+  return all;
+}
+
 // Null where nothing is learnt from keys.
 Fitted KeyScores::Impl::fit(const ScoreInputs& in, const Level& level, std::int64_t bh,
                             std::int64_t keys, Executor& executor) const {
   const std::int64_t b = bh / shape[1], h = bh % shape[1], group = shape[2] / shape[1];
   const Score s = options.score;
   if (s == Score::kReceived || s == Score::kOracle || s == Score::kRandom) return nullptr;
+  if (options.flattened && s != Score::kExpected)
+    return fit_score(HeadKeys(flatten(in.k), b, 0, 0, keys * shape[1], executor), options, 0,
+                     executor);
   const HeadKeys rows(s == Score::kValueNorm ? in.v : in.k, b, h, 0, keys, executor,
                       rotation_of(options));
   if (s != Score::kExpected)
