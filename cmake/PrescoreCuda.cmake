@@ -38,6 +38,6 @@ function(prescore_cuda_options target)
     target_compile_options(${target} PRIVATE
       $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall,-Wextra
         $<$<BOOL:${PRESCORE_WERROR}>:-Werror=all-warnings>>)
-    target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:CUDA::cudart_static>)
+    target_link_libraries(${target} PRIVATE CUDA::cudart_static)
   endif()
 endfunction()

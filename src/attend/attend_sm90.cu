@@ -192,6 +192,7 @@ __device__ void consume(const Problem& p, const PlanView& plan, const IndexView&
                             describe(base + S::v(stage) + k * 16 * 128, kBlock * 128));
   };
   const auto release = [&](std::uint32_t barrier) {
+    __syncwarp();  // every lane is done
     if (lane == 0) barrier_arrive(barrier);
   };
   const auto ready = [&](std::uint32_t barrier, int phase) {

@@ -18,11 +18,8 @@ struct Routed {
           o.device = Device::kCuda, o.causal = c.causal, o.scale = data.scale();
           return cuda::prepare(device.q.view(), device.k.view(), device.v.view(), o);
         }()),
-        memory([&] {
-          Arena sizing;
-          cuda::lay_out(o, sizing, call);
-          return static_cast<std::size_t>(sizing.used());
-        }()) {
+        memory(workspace(o)) {
+    ok(cudaMemset(memory.data(), 0xcd, workspace(o)));  // nothing relies on zeros
     Arena arena(memory.data());
     cuda::lay_out(o, arena, call);
     call.problem.o = cuda::view(device.o.view());
@@ -44,6 +41,11 @@ struct Routed {
     child = fetch(x.child, all * (x.groups + 1)), member = fetch(x.member, all * cuda::kSegment);
     node_k = fetch(static_cast<const std::uint16_t*>(x.node_k), all * x.nodes * c.d);
     node_v = fetch(static_cast<const std::uint16_t*>(x.node_v), all * x.nodes * c.d_v);
+  }
+  std::size_t workspace(const Options& o) {
+    Arena sizing;
+    cuda::lay_out(o, sizing, call);
+    return static_cast<std::size_t>(sizing.used());
   }
   // Nodes are numbered within the sequence, as in a list.
   std::int64_t at(std::int64_t h, std::int64_t b, std::int64_t node) const {

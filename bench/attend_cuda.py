@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Attention on one GPU: routed, window and dense against PyTorch's flash and cuDNN kernels, in one process.
+
+Causal, batch 1, bf16. Keys lie around 256 centres a head and queries near keys, so that there is something to choose.
+Every time is the median of --repeats runs between CUDA events and holds index, plan and attend; stage times and keys
+read come from one more run. Needs PyTorch with CUDA and libprescore.so (target bench_c_api; PRESCORE_LIBRARY).
+"""
+import argparse
+import json
+import os
+import statistics
+import sys
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
+import prescore_cuda  # noqa: E402
+
+SHAPES = {"mha128": (32, 32, 128), "gqa128": (32, 8, 128), "gqa64": (14, 2, 64)}
+PEERS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+
+
+def clustered(heads, n, d):
+    centre = torch.randn(heads, 256, d, device="cuda")
+    which = torch.randint(0, 256, (heads, n), device="cuda")[..., None].expand(-1, -1, d)
+    return (centre.gather(1, which) + 0.5 * torch.randn(heads, n, d, device="cuda")).bfloat16()[None]
+
+
+def median_ms(run, repeats):
+    for _ in range(2):
+        run()
+    times = []
+    for _ in range(repeats):
+        begin, end = torch.cuda.Event(True), torch.cuda.Event(True)
+        begin.record(), run(), end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times)
+
+
+def ours(q, k, v, method, options, repeats):
+    out = torch.empty_like(q)
+    ms = median_ms(lambda: prescore_cuda.attention(q, k, v, method, out=out, **options), repeats)
+    _, r = prescore_cuda.attention(q, k, v, method, out=out, count=True, **options)
+    flops = 4.0 * q.shape[3] * (r.keys + r.standins)
+    return dict(ms=ms, index_ms=1e3 * r.index_s, plan_ms=1e3 * r.plan_s, attend_ms=1e3 * r.attend_s,
+                keys=r.keys / r.queries, standins=r.standins / r.queries,
+                attend_tflops=flops / r.attend_s / 1e12, row_tbytes=flops / 128 / r.attend_s / 1e12)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keys", type=int, nargs="+", default=[4096, 8192, 16384, 32768, 65536, 131072])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--budgets", type=int, nargs="+", default=[1280, 2048, 4096, 8192])
+    parser.add_argument("--group", type=int, default=64, help="keys of a group of clusters")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--dense-until", type=int, default=131072, help="longest text for the dense peers")
+    parser.add_argument("--json")
+    a = parser.parse_args()
+    torch.manual_seed(0)
+    rows = []
+
+    def add(shape, n, name, **row):
+        rows.append(dict(shape=shape, keys_seen=n, method=name, **row))
+        extra = "" if "keys" not in row else (
+            "  index {index_ms:.2f} plan {plan_ms:.2f} attend {attend_ms:.2f} ms, {keys:.0f} keys, "
+            "{standins:.1f} stand-ins, {attend_tflops:.0f} TFLOP/s".format(**row))
+        print(f"{shape:8} {n:7} {name:14} {row['ms']:9.3f} ms{extra}", flush=True)
+
+    for shape in a.shapes:
+        h, h_kv, d = SHAPES[shape]
+        for n in a.keys:
+            k, v = clustered(h_kv, n, d), torch.randn(1, h_kv, n, d, device="cuda", dtype=torch.bfloat16)
+            q = (k.repeat_interleave(h // h_kv, 1).roll(n // 8, 2) + torch.randn(1, h, n, d, device="cuda")).bfloat16()
+            for budget in a.budgets:
+                options = dict(budget=budget, index={"group": a.group})
+                add(shape, n, f"routed {budget}", **ours(q, k, v, "routed", options, a.repeats))
+            add(shape, n, "window 2048", **ours(q, k, v, "window", dict(budget=2048), a.repeats))
+            if n > a.dense_until:
+                continue
+            few = a.repeats if n <= 32768 else 3
+            add(shape, n, "dense", **ours(q, k, v, "dense", {}, few))
+            for name, backend in PEERS.items():
+                kk, vv = (t.repeat_interleave(h // h_kv, 1) for t in (k, v))
+                with sdpa_kernel(backend):
+                    add(shape, n, name, ms=median_ms(lambda: scaled_dot_product_attention(q, kk, vv, is_causal=True), few))
+    if a.json:
+        props = torch.cuda.get_device_properties(0)
+        with open(a.json, "w") as f:
+            json.dump(dict(gpu=props.name, torch=torch.__version__, repeats=a.repeats, rows=rows), f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
