@@ -38,9 +38,9 @@ void info() {
   show("chosen", fmt::format("{} for f16 and bf16 keys, {} for f32 keys", half, single));
   const std::vector<Gpu> found = gpus();
   for (const Gpu& gpu : found)
-    show("GPU", fmt::format("{}, sm_{}{}, {} multiprocessors, {:.0f} GiB", gpu.name, gpu.major,
-                            gpu.minor, gpu.multiprocessors,
-                            static_cast<double>(gpu.memory) / (1 << 30)));
+    show("GPU",
+         fmt::format("{}, sm_{}{}, {} multiprocessors, {:.0f} GiB", gpu.name, gpu.major, gpu.minor,
+                     gpu.multiprocessors, static_cast<double>(gpu.memory) / (1 << 30)));
   if (found.empty()) show("GPU", "none that this build can use");
   show("llama.cpp", fmt::format("ggml {} ({})", ggml_version(), ggml_commit()));
   show("", llama_print_system_info());

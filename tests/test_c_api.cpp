@@ -371,6 +371,26 @@ TEST(CApi, EveryMistakeIsAStatusWithASentence) {
   EXPECT_EQ(prescore_index_create(&bad, &index), PRESCORE_INVALID_ARGUMENT);
 }
 
+// Without a GPU, or in a build without CUDA, asking for one is a status and a sentence.
+TEST(CApi, NoGpuIsAStatus) {
+  if (!gpus().empty()) GTEST_SKIP() << "there is a GPU";
+  Case c = small();
+  c.q_type = c.kv_type = c.o_type = DType::kF16;
+  c.order = Order::kDense;
+  Data data(c);
+  CCall call(data);
+  const prescore_cuda_options cuda = prescore_cuda_options_default();
+  call.options.cuda = &cuda;
+  call.options.method = PRESCORE_METHOD_DENSE;
+  EXPECT_NE(call.run(), PRESCORE_OK);
+  EXPECT_NE(std::string(prescore_last_error()).find("want"), std::string::npos)
+      << prescore_last_error();
+  prescore_cuda_options bad = cuda;
+  bad.struct_size = 3;
+  call.options.cuda = &bad;
+  EXPECT_EQ(call.run(), PRESCORE_INVALID_ARGUMENT);
+}
+
 TEST(CApiThread, LastErrorBelongsToItsThread) {
   prescore_index_truncate(nullptr, 0);
   const std::string mine = prescore_last_error();
