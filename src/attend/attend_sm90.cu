@@ -15,8 +15,7 @@ struct Shared {
   static constexpr int rows = kBlock * D * 2;  // Q lies at 0
   static constexpr int k(int s) { return kTile * D * 2 + s * rows; }
   static constexpr int v(int s) { return k(kStages) + s * rows; }
-  static constexpr int bias(int s) { return v(kStages) + s * kBlock * 4; }
-  static constexpr int barrier = bias(kStages);
+  static constexpr int barrier = v(kStages);
   static constexpr int bytes = barrier + 8 * (2 + 4 * kStages) + 1024;  // to align to 1,024
 };
 
@@ -97,10 +96,8 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
       };
       const int s = pipe.stage;
       barrier_wait(barriers.k_free(s), pipe.phase ^ 1);
-      reinterpret_cast<float*>(shared + S::bias(s))[mine] = source.bias(r);
       copy(k, p.d, base + S::k(s));
       barrier_arrive_copied(barriers.k_ready(s));
-      barrier_arrive(barriers.k_ready(s));  // of the bias
       barrier_wait(barriers.v_free(s), pipe.phase ^ 1);
       copy(v, p.d_v, base + S::v(s));
       barrier_arrive_copied(barriers.v_ready(s));
@@ -113,8 +110,8 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
 // sums so far are multiplied with.
 template <typename T>
 __device__ void soften(float (&s)[kBlock / 8][4], float (&m)[2], float (&l)[2],
-                       float (&correction)[2], float scale, bool plain, const float* bias,
-                       const RowSource<T>& source, int first, const int (&limit)[2], int lane) {
+                       float (&correction)[2], float scale, bool plain, const RowSource<T>& source,
+                       int first, const int (&limit)[2], int lane) {
   float best[2] = {m[0], m[1]};
   if (plain) {  // scale > 0
     float top[2] = {-INFINITY, -INFINITY};
@@ -127,12 +124,15 @@ __device__ void soften(float (&s)[kBlock / 8][4], float (&m)[2], float (&l)[2],
 #pragma unroll
     for (int n = 0; n < kBlock / 8; ++n)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int i = n * 8 + 2 * (lane % 4) + (j & 1);
-        float x = fmaf(s[n][j], scale, bias[i]);
-        if (source.position(first + i) >= limit[j / 2]) x = -INFINITY;
-        s[n][j] = x;
-        best[j / 2] = fmaxf(best[j / 2], x);
+      for (int j = 0; j < 2; ++j) {
+        const int i = first + n * 8 + 2 * (lane % 4) + j, position = source.position(i);
+        const float bias = source.bias_at(i);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float& x = s[n][2 * r + j];
+          x = position < limit[r] ? fmaf(x, scale, bias) : -INFINITY;
+          best[r] = fmaxf(best[r], x);
+        }
       }
   }
   const float factor = plain ? scale : 1.0f;
@@ -214,10 +214,10 @@ __device__ void consume(const Problem& p, const PlanView& plan, const IndexView&
     for (int n = 0; n < D / 8; ++n)
 #pragma unroll
       for (int j = 0; j < 4; ++j) o[n][j] = 0;
-    const auto soften_block = [&](int b, int stage) {
-      soften<T>(
-          s, m, l, correction, p.scale, source.plain(b * kBlock, kBlock, least) && p.scale > 0,
-          reinterpret_cast<const float*>(shared + S::bias(stage)), source, b * kBlock, limit, lane);
+    const auto soften_block = [&](int b) {
+      soften<T>(s, m, l, correction, p.scale,
+                source.plain(b * kBlock, kBlock, least) && p.scale > 0, source, b * kBlock, limit,
+                lane);
     };
     ready(barriers.q_ready(), q_phase);
     q_phase ^= 1;
@@ -229,8 +229,8 @@ __device__ void consume(const Problem& p, const PlanView& plan, const IndexView&
       products_commit();
       products_wait<0>();
       pin(s);
-      soften_block(0, pipe.stage);
       release(barriers.k_free(pipe.stage));
+      soften_block(0);
       round_weights<T>(s, weight);
       Pipe before = pipe;
       pipe.next();
@@ -246,8 +246,8 @@ __device__ void consume(const Problem& p, const PlanView& plan, const IndexView&
         products_commit();
         products_wait<1>();
         pin(s);
-        soften_block(b, pipe.stage);
         release(barriers.k_free(pipe.stage));
+        soften_block(b);
         products_wait<0>();
         pin(o);
         release(barriers.v_free(before.stage));
@@ -291,7 +291,7 @@ __global__ __launch_bounds__(kThreads, 1) void attend_sm90(const Problem p, cons
   if (threadIdx.x == 0) {
     barrier_init(barriers.q_ready(), 128), barrier_init(barriers.q_free(), 4 * kConsumers);
     for (int s = 0; s < kStages; ++s) {
-      barrier_init(barriers.k_ready(s), 256), barrier_init(barriers.k_free(s), 4 * kConsumers);
+      barrier_init(barriers.k_ready(s), 128), barrier_init(barriers.k_free(s), 4 * kConsumers);
       barrier_init(barriers.v_ready(s), 128), barrier_init(barriers.v_free(s), 4 * kConsumers);
     }
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");

@@ -48,6 +48,11 @@ class RowSource {
     if (!r.valid) return -INFINITY;
     return r.id >= 0 ? 0.0f : log2f(static_cast<float>(count_[node_ + ~r.id]));
   }
+  /// The same of row i; only stand-ins are looked up.
+  __device__ float bias_at(int i) const {
+    if (i >= total_) return -INFINITY;
+    return i < total_ - reads_.nodes ? 0.0f : bias(find(i));
+  }
   /// Whether some query that sees `limit` keys or more may not see all of these rows.
   __device__ bool masked(int first, int n, int limit) const {
     return first < window_ && reads_.window + min(first + n, window_) > limit;
