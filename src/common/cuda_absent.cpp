@@ -14,7 +14,7 @@ Report attention(const Tensor&, const Tensor&, const Tensor&, const State&, cons
 }
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Options& options) {
-  attention(q, k, v, {}, options);
+  cuda::attention(q, k, v, {}, options);
   return 0;
 }
 
