@@ -400,10 +400,7 @@ class Builder {
     __syncthreads();
     if (thread_ <= index_.groups) {
       const int first = moved[child[thread_]];
-      const int last =
-          thread_ < index_.groups
-              ? moved[child[thread_ + 1 <= index_.groups ? thread_ + 1 : index_.groups]]
-              : n_;
+      const int last = thread_ < index_.groups ? moved[child[thread_ + 1]] : n_;
       const int node = n_clusters + thread_;  // the last is the segment
       from[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? first : 0);
       count[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? last - first : n_);

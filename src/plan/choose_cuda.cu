@@ -28,15 +28,14 @@ class Chooser {
 
  public:
   __device__ Chooser(const Problem& p, const PlanView& plan, const IndexView& index,
-                     const Route& route, int room, unsigned char* shared)
-      : p_(p), index_(index), route_(route), room_(room), shared_(shared),
-        base_(smem_address(shared)), thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32),
-        warp_(thread_ / 32), t_(static_cast<int>(blockIdx.x)),
-        h_local_(static_cast<int>(blockIdx.y)), head_(plan.first_head + h_local_),
-        kv_(p.kv_head(head_)), at_(plan.at(h_local_, t_)), tile_(plan.tile[t_]),
-        reads_(plan.reads + at_), list_(plan.list + at_ * plan.capacity), capacity_(plan.capacity),
+                     const Route& route, unsigned char* shared)
+      : p_(p), index_(index), route_(route), shared_(shared), base_(smem_address(shared)),
+        thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32), warp_(thread_ / 32),
+        t_(static_cast<int>(blockIdx.x)), h_local_(static_cast<int>(blockIdx.y)),
+        head_(plan.first_head + h_local_), kv_(p.kv_head(head_)), at_(plan.at(h_local_, t_)),
+        tile_(plan.tile[t_]), reads_(plan.reads + at_), list_(plan.list + at_ * plan.capacity),
         cluster_(reinterpret_cast<std::int32_t*>(shared + S::cluster)),
-        code_(reinterpret_cast<std::uint32_t*>(cluster_ + room)),
+        code_(reinterpret_cast<std::uint32_t*>(cluster_ + route.clusters)),
         node_(reinterpret_cast<std::int32_t*>(shared + S::nodes)),
         scratch_(*reinterpret_cast<SelectScratch*>(shared + S::select)) {}
 
@@ -88,7 +87,7 @@ class Chooser {
         },
         [&](int2 children, int to) {
           for (int i = 0; i < children.y; ++i)
-            if (to + i < room_) cluster_[to + i] = children.x + i;
+            if (to + i < route_.clusters) cluster_[to + i] = children.x + i;
         },
         [&](int j, int to) {
           if (to < kMaxNodes) node_[to] = group_node(j);
@@ -96,7 +95,7 @@ class Chooser {
         clusters, nodes);
     nodes = min(nodes, kMaxNodes);
     __syncthreads();
-    return min(clusters, room_);
+    return min(clusters, route_.clusters);
   }
 
   __device__ void load_rows(int first, int n, int stage) {
@@ -197,7 +196,6 @@ class Chooser {
   const Problem& p_;
   const IndexView& index_;
   const Route& route_;
-  int room_;
   unsigned char* shared_;
   std::uint32_t base_;
   int thread_, lane_, warp_, t_, h_local_, head_, kv_;
@@ -205,7 +203,6 @@ class Chooser {
   TileInfo tile_;
   Reads* reads_;
   std::int32_t* list_;
-  int capacity_;
   std::int32_t* cluster_;
   std::uint32_t* code_;
   std::int32_t* node_;
@@ -214,10 +211,10 @@ class Chooser {
 
 template <typename T, int D>
 __global__ __launch_bounds__(kThreads) void choose_kernel(const Problem p, const PlanView plan,
-                                                          const IndexView index, const Route route,
-                                                          int room) {
+                                                          const IndexView index,
+                                                          const Route route) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  Chooser<T, D>(p, plan, index, route, room, shared).run();
+  Chooser<T, D>(p, plan, index, route, shared).run();
 }
 
 }  // namespace
@@ -228,8 +225,8 @@ void choose_clusters(const Problem& p, const PlanView& plan, const IndexView& in
   const int bytes = Shared<D>::bytes(route.clusters);
   allow_shared(choose_kernel<T, D>, bytes, "plan");
   const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.heads));
-  choose_kernel<T, D><<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(
-      p, plan, index, route, route.clusters);
+  choose_kernel<T, D>
+      <<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(p, plan, index, route);
   check_launch("plan", "choose_kernel");
 }
 

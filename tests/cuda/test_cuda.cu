@@ -18,6 +18,14 @@ Options method(Method m, std::int64_t budget = 700) {
   return o;
 }
 
+// to <- the rows of `from` from `shift` on.
+void copy(Storage& to, const Storage& from, std::int64_t shift) {
+  for (std::int64_t h = 0; h < to.shape()[1]; ++h)
+    for (std::int64_t i = 0; i < to.shape()[2]; ++i)
+      for (std::int64_t x = 0; x < to.shape()[3]; ++x)
+        to.set(0, h, i, x, from.get(0, h, i + shift, x));
+}
+
 // Both kernels of stage attend.
 class Cuda : public testing::TestWithParam<bool> {
  protected:
@@ -99,12 +107,6 @@ TEST_P(Cuda, ChunksChooseAlike) {
     Case part_case = c;
     part_case.n_q = 384, part_case.n_kv = until;
     Data part(part_case);
-    const auto copy = [&](Storage& to, const Storage& from, std::int64_t shift) {
-      for (std::int64_t h = 0; h < to.shape()[1]; ++h)
-        for (std::int64_t i = 0; i < to.shape()[2]; ++i)
-          for (std::int64_t x = 0; x < to.shape()[3]; ++x)
-            to.set(0, h, i, x, from.get(0, h, i + shift, x));
-    };
     copy(part.q, whole.q, until - 384), copy(part.k, whole.k, 0), copy(part.v, whole.v, 0);
     DeviceCase(part).run(method(Method::kRouted));
     for (std::int64_t h = 0; h < 2; ++h)
@@ -147,12 +149,6 @@ TEST_P(Cuda, PackedSequencesAreThoseSequences) {
     alone_case.n_q = q_at[s + 1] - q_at[s], alone_case.n_kv = k_at[s + 1] - k_at[s];
     if (alone_case.n_q == 0) continue;
     Data alone(alone_case);
-    const auto copy = [](Storage& to, const Storage& from, std::int64_t shift) {
-      for (std::int64_t h = 0; h < to.shape()[1]; ++h)
-        for (std::int64_t i = 0; i < to.shape()[2]; ++i)
-          for (std::int64_t x = 0; x < to.shape()[3]; ++x)
-            to.set(0, h, i, x, from.get(0, h, i + shift, x));
-    };
     copy(alone.q, packed.q, q_at[s]);
     copy(alone.k, packed.k, k_at[s]), copy(alone.v, packed.v, k_at[s]);
     DeviceCase(alone).run(method(Method::kRouted));
