@@ -33,7 +33,8 @@ class Options(C.Structure):
                 ("budget", i64), ("sinks", i64), ("window", i64), ("tile", i64), ("open_groups", i64),
                 ("open_segments", i64), ("route_stride", i64), ("seed", C.c_uint64), ("index", ptr),
                 ("dense_until", i64), ("selection", i32), ("sample_weights", i32), ("least_score", f32),
-                ("share", f32), ("adaptive", f32), ("scoring", ptr), ("hyper", ptr), ("cuda", ptr)]
+                ("share", f32), ("adaptive", f32), ("scoring", ptr), ("hyper", ptr), ("cuda", ptr),
+                ("heads_together", i32)]
 
 
 class Report(C.Structure):

@@ -196,6 +196,7 @@ typedef struct prescore_options {
   const prescore_score_options* scoring;
   const prescore_hyper_options* hyper;
   const prescore_cuda_options* cuda; /* null: on the CPU */
+  int32_t heads_together; /* routed: the query heads of a key head read the same keys; 0, 1 */
 } prescore_options;
 
 /* What happened in a call. Set struct_size (or use prescore_report_init) before it. */

@@ -207,6 +207,9 @@ struct PlanOptions {
   /// absolute positions that are multiples of it, so that chunked prefill plans the same.
   std::int64_t tile = 128;
   Routing routing = Routing::kTile;
+  /// Routed: all query heads of a key head choose together and read the same keys (docs/design.md,
+  /// "Heads choose together"); false: each for itself.
+  bool heads_together = true;
   StandIns standins = StandIns::kAuto;
   /// Share of a query's whole attention, averaged over its tile, from which a node stands in.
   float standin_share = 3e-3f;

@@ -42,11 +42,11 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
   extern __shared__ __align__(1024) unsigned char shared[];
   using S = Shared<D>;
   constexpr int kSteps = D / 16, kCols = D / 8;
-  const int t = static_cast<int>(blockIdx.x), h_local = static_cast<int>(blockIdx.y);
-  const int head = plan.first_head + h_local;
+  const int t = static_cast<int>(blockIdx.x), list = static_cast<int>(blockIdx.y) / plan.share;
+  const int head = plan.head(0) + static_cast<int>(blockIdx.y);
   const TileInfo tile = plan.tile[t];
   if (tile.rows <= 0) return;
-  const RowSource<T> source(p, plan, index, tile, h_local, t);
+  const RowSource<T> source(p, plan, index, tile, list, t);
   const int total = source.total(), blocks = (total + kBlock - 1) / kBlock;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const std::uint32_t base = smem_address(shared);
@@ -156,7 +156,8 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
 template <typename T, int D>
 void launch(const Problem& p, const PlanView& plan, const IndexView& index, cudaStream_t stream) {
   allow_shared(attend_kernel<T, D>, Shared<D>::bytes, "attend");
-  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.heads));
+  const dim3 grid(static_cast<unsigned>(plan.tiles),
+                  static_cast<unsigned>(plan.lists * plan.share));
   attend_kernel<T, D><<<grid, kThreads, Shared<D>::bytes, stream>>>(p, plan, index);
   check_launch("attend", "attend_kernel");
 }

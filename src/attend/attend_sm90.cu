@@ -40,15 +40,17 @@ struct Pipe {
   }
 };
 
-// Work in the order that keeps one head's keys in the cache.
+// Work in the order that keeps one head's keys in the cache; heads that read the same follow each
+// other.
 struct Work {
   const PlanView& plan;
   int at;
   __device__ explicit Work(const PlanView& p) : plan(p), at(static_cast<int>(blockIdx.x)) {}
-  __device__ bool valid() const { return at < plan.tiles * plan.heads; }
+  __device__ bool valid() const { return at < plan.tiles * plan.lists * plan.share; }
   __device__ void next() { at += static_cast<int>(gridDim.x); }
-  __device__ int tile() const { return at % plan.tiles; }
-  __device__ int head() const { return at / plan.tiles; }
+  __device__ int tile() const { return at / plan.share % plan.tiles; }
+  __device__ int list() const { return at / plan.share / plan.tiles; }
+  __device__ int head() const { return plan.head(list()) + at % plan.share; }
 };
 
 template <typename T, int D>
@@ -67,14 +69,14 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
   for (Work w(plan); w.valid(); w.next()) {
     const TileInfo tile = plan.tile[w.tile()];
     if (tile.rows <= 0) continue;
-    const RowSource<T> source(p, plan, index, tile, w.head(), w.tile());
+    const RowSource<T> source(p, plan, index, tile, w.list(), w.tile());
     const int total = source.total();
     barrier_wait(barriers.q_free(), q_phase ^ 1);
     q_phase ^= 1;
     for (int j = thread; j < kTile * kChunks; j += 128) {
       const int i = j / kChunks, c = j % kChunks;
       copy16(base + swizzled(kTile, i, c),
-             row<T>(p.q, tile.batch, plan.first_head + w.head(), tile.q + min(i, tile.rows - 1)) +
+             row<T>(p.q, tile.batch, w.head(), tile.q + min(i, tile.rows - 1)) +
                  (8 * c < p.d ? 8 * c : 0),
              i < tile.rows && 8 * c < p.d);
     }
@@ -121,16 +123,19 @@ __device__ void soften(float (&s)[kBlock / 8][4], float (&m)[2], float (&l)[2],
       for (int j = 0; j < 4; ++j) top[j / 2] = fmaxf(top[j / 2], s[n][j]);
     best[0] = fmaxf(best[0], top[0] * scale), best[1] = fmaxf(best[1], top[1] * scale);
   } else {
+    float bias[kBlock / 32];  // a lane looks up four rows
+#pragma unroll
+    for (int u = 0; u < kBlock / 32; ++u) bias[u] = source.bias_at(first + 32 * u + lane);
 #pragma unroll
     for (int n = 0; n < kBlock / 8; ++n)
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const int i = first + n * 8 + 2 * (lane % 4) + j, position = source.position(i);
-        const float bias = source.bias_at(i);
+        const int column = 8 * n + 2 * (lane % 4) + j, position = source.position(first + column);
+        const float mine = __shfl_sync(~0u, bias[n / 4], column % 32);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float& x = s[n][2 * r + j];
-          x = position < limit[r] ? fmaf(x, scale, bias) : -INFINITY;
+          x = position < limit[r] ? fmaf(x, scale, mine) : -INFINITY;
           best[r] = fmaxf(best[r], x);
         }
       }
@@ -205,7 +210,7 @@ __device__ void consume(const Problem& p, const PlanView& plan, const IndexView&
   for (Work w(plan); w.valid(); w.next()) {
     const TileInfo tile = plan.tile[w.tile()];
     if (tile.rows <= 0) continue;
-    const RowSource<T> source(p, plan, index, tile, w.head(), w.tile());
+    const RowSource<T> source(p, plan, index, tile, w.list(), w.tile());
     const int total = source.total(), blocks = (total + kBlock - 1) / kBlock;
     const int limit[2] = {tile.end(p, my_row), tile.end(p, my_row + 8)};
     const int least = tile.end(p, group * 64);
@@ -273,8 +278,7 @@ __device__ void consume(const Problem& p, const PlanView& plan, const IndexView&
     for (int r = 0; r < 2; ++r) {
       const float sum = quad_sum(l[r]);
       const int i = my_row + 8 * r;
-      if (i < tile.rows)
-        store_row<T, D / 8>(p, tile, plan.first_head + w.head(), i, o, r, lane, m[r], sum);
+      if (i < tile.rows) store_row<T, D / 8>(p, tile, w.head(), i, o, r, lane, m[r], sum);
     }
   }
 }
@@ -315,7 +319,7 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
   check_cuda(cudaGetDevice(&device), "attend", "the current device");
   check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "attend",
              "the number of multiprocessors");
-  const int blocks = min(processors, plan.tiles * plan.heads);
+  const int blocks = min(processors, plan.tiles * plan.lists * plan.share);
   attend_sm90<T, D>
       <<<static_cast<unsigned>(blocks), kThreads, Shared<D>::bytes, stream>>>(p, plan, index);
   check_launch("attend", "attend_sm90");

@@ -17,9 +17,9 @@ class RowSource {
   };
 
   __device__ RowSource(const Problem& p, const PlanView& plan, const IndexView& index,
-                       const TileInfo& tile, int head, int t)
-      : reads_(plan.reads[plan.at(head, t)]), list_(plan.list + plan.at(head, t) * plan.capacity) {
-    const int h = p.kv_head(plan.first_head + head);
+                       const TileInfo& tile, int list, int t)
+      : reads_(plan.reads[plan.at(list, t)]), list_(plan.list + plan.at(list, t) * plan.capacity) {
+    const int h = p.kv_head(plan.head(list));
     k_ = row<T>(p.k, tile.batch, h, tile.k), v_ = row<T>(p.v, tile.batch, h, tile.k);
     k_n_ = p.k.n, v_n_ = p.v.n;
     d_ = p.d, d_v_ = p.d_v;

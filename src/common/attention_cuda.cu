@@ -31,7 +31,7 @@ namespace {
 // Adds up what the plans of a wave read: queries, visible keys, keys, stand-ins.
 __global__ void count_reads(const Problem p, const PlanView plan, unsigned long long* to) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i >= plan.tiles * plan.heads) return;
+  if (i >= plan.tiles * plan.lists) return;
   const TileInfo tile = plan.tile[i % plan.tiles];
   const Reads r = plan.reads[i];
   unsigned long long visible = 0, keys = 0;
@@ -40,8 +40,9 @@ __global__ void count_reads(const Problem p, const PlanView plan, unsigned long 
     visible += static_cast<unsigned long long>(end);
     keys += static_cast<unsigned long long>(max(0, min(end, r.end) - r.window) + r.sinks + r.keys);
   }
-  const auto rows = static_cast<unsigned long long>(tile.rows);
-  atomicAdd(to, rows), atomicAdd(to + 1, visible), atomicAdd(to + 2, keys);
+  const auto heads = static_cast<unsigned long long>(plan.share),
+             rows = heads * static_cast<unsigned long long>(tile.rows);
+  atomicAdd(to, rows), atomicAdd(to + 1, heads * visible), atomicAdd(to + 2, heads * keys);
   atomicAdd(to + 3, rows * static_cast<unsigned long long>(r.nodes));
 }
 
@@ -89,8 +90,9 @@ void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Co
   if (routed) build_index<T>(p, call.index, stream);
   watch.mark(&c.index_s);
   PlanView plan = call.plan;
-  for (int h = 0; h < p.h_q; h += call.plan.heads) {
-    plan.first_head = h, plan.heads = std::min(call.plan.heads, p.h_q - h);
+  const int lists = p.h_q / plan.share;
+  for (int i = 0; i < lists; i += call.plan.lists) {
+    plan.first_list = i, plan.lists = std::min(call.plan.lists, lists - i);
     if (routed)
       plan_routed<T>(p, plan, call.index, call.route, stream);
     else
@@ -99,7 +101,7 @@ void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Co
     attend<T>(p, plan, call.index, stream);
     watch.mark(&c.attend_s);
     if (!count) continue;
-    count_reads<<<(plan.tiles * plan.heads + 127) / 128, 128, 0, stream>>>(p, plan, call.counter);
+    count_reads<<<(plan.tiles * plan.lists + 127) / 128, 128, 0, stream>>>(p, plan, call.counter);
     check_launch("attention", "count_reads");
     watch.mark(nullptr);
   }

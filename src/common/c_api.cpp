@@ -163,6 +163,7 @@ prescore_options c_defaults(const Options& o) {
   c.selection = static_cast<std::int32_t>(o.plan.selection);
   c.sample_weights = o.plan.sample_weights ? 1 : 0;
   c.least_score = o.plan.least_score, c.share = o.plan.share, c.adaptive = o.plan.adaptive;
+  c.heads_together = o.plan.heads_together ? 1 : 0;
   return c;
 }
 
@@ -214,6 +215,7 @@ Options to_options(const prescore_options* from) {
   o.plan.selection = to_enum(c.selection, Selection::kSample, "selection");
   o.plan.sample_weights = to_bool(c.sample_weights, "sample weights");
   o.plan.least_score = c.least_score, o.plan.share = c.share, o.plan.adaptive = c.adaptive;
+  o.plan.heads_together = to_bool(c.heads_together, "heads together");
   o.plan.hyper = to_options(c.hyper);
   o.score = to_options(c.scoring);
   o.score.score = o.plan.score, o.score.seed = c.seed;

@@ -15,7 +15,7 @@ namespace cuda {
 
 namespace {
 
-// Plans that exist at a time: enough (tile, head) pairs to fill a large GPU many times.
+// Plans that exist at a time: enough (tile, list) pairs to fill a large GPU many times.
 constexpr std::int64_t kWave = 4096;
 
 }  // namespace
@@ -116,10 +116,13 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   call.counter = arena.take<unsigned long long>(4);
   plan.tile = call.tile;
   plan.tiles = static_cast<int>(tiles);
-  plan.heads = p.h_q;
+  // Plans that do not look at queries are those of all heads.
+  plan.share = !routed || o.plan.heads_together ? p.h_q / p.h_kv : 1;
+  const int lists = p.h_q / plan.share;
+  plan.lists = lists;
   if (routed) {
-    const std::int64_t waves = (tiles * p.h_q + kWave - 1) / kWave;
-    plan.heads = static_cast<int>(std::max<std::int64_t>(1, (p.h_q + waves - 1) / waves));
+    const std::int64_t waves = (tiles * lists + kWave - 1) / kWave;
+    plan.lists = static_cast<int>(std::max<std::int64_t>(1, (lists + waves - 1) / waves));
     const std::int64_t far = std::min<std::int64_t>(call.rule.budget, p.n_kv);
     const bool stand = o.plan.standins != StandIns::kNone;
     plan.capacity = static_cast<int>(far + (stand ? kMaxNodes : 0));
@@ -149,11 +152,12 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
     const std::int64_t opened = std::min(keys, std::max(o.plan.open_groups, 4 * far));
     r.clusters = static_cast<int>(
         std::clamp<std::int64_t>(std::min(2 * opened, keys) / i.cluster, 64, 12288));
-    const std::int64_t pairs = tiles * plan.heads;
-    r.rank = arena.take<std::uint32_t>(pairs * r.groups);
-    r.total = arena.take<float2>(pairs * kRouting);
+    r.columns = plan.share == 1 ? kFewColumns : kManyColumns;
+    const std::int64_t pairs = tiles * plan.lists;
+    r.code = arena.take<std::uint32_t>(pairs * r.groups);
+    r.total = arena.take<float>(pairs * r.columns);
   }
-  const std::int64_t pairs = tiles * plan.heads;
+  const std::int64_t pairs = tiles * plan.lists;
   plan.reads = arena.take<Reads>(pairs);
   plan.list = arena.take<std::int32_t>(pairs * plan.capacity);
 }

@@ -54,8 +54,7 @@ struct SegmentInfo {
 };
 
 inline constexpr int kSegment = 512;
-inline constexpr int kTile = 128;    ///< most rows of a tile
-inline constexpr int kRouting = 16;  ///< queries of a tile that choose
+inline constexpr int kTile = 128;  ///< most rows of a tile
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
@@ -74,23 +73,26 @@ struct IndexView {
   }
 };
 
-/// What one (tile, head) reads: keys [window, end), [0, sinks), then `keys` single ones and `nodes`
+/// What one (tile, list) reads: keys [window, end), [0, sinks), then `keys` single ones and `nodes`
 /// stand-ins of its list, stand-ins as ~(node of the sequence).
 struct Reads {
   std::int32_t window, end, sinks, keys, nodes;
   __host__ __device__ int total() const { return end - window + sinks + keys + nodes; }
 };
 
-/// Plans of the tiles [first_tile, first_tile + tiles) for heads [first_head, first_head + heads).
+/// Plans of all tiles. The query heads are cut into runs of `share` that read the same: the plans
+/// [0, lists) here belong to the runs from first_list on.
 struct PlanView {
   const TileInfo* tile;
-  Reads* reads;        ///< [head][tile]
-  std::int32_t* list;  ///< [head][tile][capacity]
-  int tiles, heads, first_head, capacity;
+  Reads* reads;        ///< [list][tile]
+  std::int32_t* list;  ///< [list][tile][capacity]
+  int tiles, lists, first_list, share, capacity;
 
-  __device__ __forceinline__ std::int64_t at(int head, int t) const {
-    return std::int64_t{head} * tiles + t;
+  __device__ __forceinline__ std::int64_t at(int list_, int t) const {
+    return std::int64_t{list_} * tiles + t;
   }
+  /// The first query head of a list.
+  __device__ __forceinline__ int head(int list_) const { return (first_list + list_) * share; }
 };
 
 }  // namespace prescore::cuda

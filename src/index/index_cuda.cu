@@ -9,23 +9,26 @@
 namespace prescore::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kThreads = 512, kWarps = kThreads / 32, kKeys = kSegment / kWarps;  // keys of a warp
 constexpr std::uint16_t kNone = 0xffff;
+static_assert(kKeys == 32, "a lane has a key, and two clusters");
 
 // Columns are staged in panels of at most 128: with more, X is copied once more for every use.
 template <int D>
 struct Shared {
   static constexpr int kPanel = D <= 128 ? D : 128, kPanels = D / kPanel;
+  static constexpr int kShared = D <= 64 ? 2 : 1;  // blocks that share a multiprocessor
   static constexpr int x = 0;
   static constexpr int centroid = kSegment * kPanel * 2;
   static constexpr int group = centroid + kMaxClusters * D * 2;
   static constexpr int mean = group + kMaxGroups * D * 2;
-  static constexpr int partial = mean + D * 4;  // [warps][panel]
-  static constexpr int bias = partial + kWarps * kPanel * 4;
+  static constexpr int partial = mean + D * 4;  // [clusters][panel] sums
+  static constexpr int bias = partial + kMaxClusters * kPanel * 4;
   static constexpr int label = bias + kMaxClusters * 4;
-  static constexpr int order = label + kSegment * 2;         // keys by cluster
-  static constexpr int begin = order + kSegment * 2;         // [clusters + 1]
-  static constexpr int group_of = begin + 160;               // [clusters]
+  static constexpr int order = label + kSegment * 2;                   // keys by cluster
+  static constexpr int histogram = order + kSegment * 2;               // [clusters][warps]
+  static constexpr int begin = histogram + kMaxClusters * kWarps * 2;  // [clusters + 1]
+  static constexpr int group_of = begin + 160;                         // [clusters]
   static constexpr int place = group_of + 2 * kMaxClusters;  // cluster -> its number by group
   static constexpr int bytes = place + 2 * kMaxClusters;
 };
@@ -207,12 +210,25 @@ class Builder {
     }
   }
 
-  // Labels of all keys; a warp has 64.
+  // Labels of all keys.
   __device__ void assign() {
     set_bias(S::centroid, kMaxClusters, index_.clusters, true);
-    constexpr int kMine = kSegment / kWarps / 16, kTiles = kMaxClusters / 8;
+    constexpr int kMine = kKeys / 16;
+    if constexpr (S::kShared > 1) {  // few registers
+#pragma unroll 1
+      for (int m = 0; m < kMine; ++m) assign_rows<1>(m);
+    } else {
+      assign_rows<kMine>(0);
+    }
+    __syncthreads();
+  }
+  // Of the blocks of 16 keys [first, first + kMine) of the warp.
+  template <int kMine>
+  __device__ void assign_rows(int first) {
+    constexpr int kTiles = kMaxClusters / 8;
     float c[kMine][kTiles][4] = {};
     const std::uint32_t base = smem_address(shared_);
+    const int row = warp_ * kKeys + first * 16;
 #pragma unroll 1
     for (int panel = 0; panel < kPanels; ++panel) {
       restage(panel);
@@ -225,7 +241,7 @@ class Builder {
 #pragma unroll
         for (int m = 0; m < kMine; ++m) {
           std::uint32_t a[4];
-          load_a(a, base, kSegment, (warp_ * kMine + m) * 16, k, lane_);
+          load_a(a, base, kSegment, row + m * 16, k, lane_);
 #pragma unroll
           for (int n = 0; n < kTiles / 2; ++n) {
             multiply<T>(c[m][2 * n], a, b[n][0], b[n][1]);
@@ -240,36 +256,57 @@ class Builder {
       best_columns(c[m], best);
       if (lane_ % 4 == 0)
         for (int r = 0; r < 2; ++r) {
-          const int i = (warp_ * kMine + m) * 16 + lane_ / 4 + 8 * r;
+          const int i = row + m * 16 + lane_ / 4 + 8 * r;
           label(i) = i < skip_ ? kNone : static_cast<std::uint16_t>(best[r]);
         }
     }
+  }
+
+  // Members of each cluster in the order of positions: begin, order. A lane places its key behind
+  // those of the same cluster in the warps before and in the lanes before.
+  __device__ void sort() {
+    std::uint16_t* histogram = at<std::uint16_t>(S::histogram);
+    for (int i = thread_; i < kMaxClusters * kWarps; i += kThreads) histogram[i] = 0;
+    __syncthreads();
+    const int mine = label(thread_);
+    const unsigned alike = __match_any_sync(~0u, mine);
+    const int rank = __popc(alike & ((1u << lane_) - 1));
+    if (mine != kNone && rank == 0)
+      histogram[mine * kWarps + warp_] = static_cast<std::uint16_t>(__popc(alike));
+    __syncthreads();
+    // Exclusive sums over all entries, clusters first: two a thread.
+    constexpr int kEach = kMaxClusters * kWarps / kThreads;
+    static_assert(kEach == 2);
+    const int first = histogram[2 * thread_], second = histogram[2 * thread_ + 1];
+    const int before = scan(first + second);
+    histogram[2 * thread_] = static_cast<std::uint16_t>(before);
+    histogram[2 * thread_ + 1] = static_cast<std::uint16_t>(before + first);
+    __syncthreads();
+    if (mine != kNone)
+      order(histogram[mine * kWarps + warp_] + rank) = static_cast<std::uint16_t>(thread_);
+    if (thread_ <= kMaxClusters)
+      begin(thread_) =
+          static_cast<std::uint16_t>(thread_ < kMaxClusters ? histogram[thread_ * kWarps] : n_);
     __syncthreads();
   }
 
-  // Members of each cluster in the order of positions: begin, order.
-  __device__ void sort() {
-    const int mine = kMaxClusters / kWarps;
-    for (int pass = 0; pass < 2; ++pass) {
-      for (int c = warp_ * mine; c < (warp_ + 1) * mine; ++c) {
-        int to = pass == 0 ? 0 : begin(c);
-        for (int i = lane_; i < kSegment; i += 32) {
-          const bool in = label(i) == c;
-          const unsigned who = __ballot_sync(~0u, in);
-          if (pass == 1 && in)
-            order(to + __popc(who & ((1u << lane_) - 1))) = static_cast<std::uint16_t>(i);
-          to += __popc(who);
-        }
-        if (pass == 0 && lane_ == 0) place(c) = static_cast<std::uint16_t>(to);  // count for now
-      }
-      __syncthreads();
-      if (pass == 0 && thread_ <= kMaxClusters) {
-        int sum = 0;
-        for (int c = 0; c < thread_; ++c) sum += place(c);
-        begin(thread_) = static_cast<std::uint16_t>(sum);
-      }
-      __syncthreads();
+  // What the threads before this one have together.
+  __device__ int scan(int x) {
+    int until = x;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int other = __shfl_up_sync(~0u, until, step);
+      if (lane_ >= step) until += other;
     }
+    int* sums = at<int>(S::bias);
+    if (lane_ == 31) sums[warp_] = until;
+    __syncthreads();
+    int before = until - x;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w)
+      if (w < warp_) before += sums[w];
+    __syncthreads();
+    return before;
   }
 
   // Centroids <- means of their members; those without keep their place.
@@ -297,14 +334,11 @@ class Builder {
   // group_of and place: k-means over the centroids that have keys.
   __device__ void group() {
     std::uint16_t* full = at<std::uint16_t>(S::partial);  // clusters with keys, in order
-    int n_full = 0;
-    for (int c = 0; c < index_.clusters; ++c)
-      if (begin(c) != begin(c + 1)) {
-        if (thread_ == 0) full[n_full] = static_cast<std::uint16_t>(c);
-        ++n_full;
-      }
+    const bool mine = thread_ < index_.clusters && begin(thread_) != begin(thread_ + 1);
+    const int at_full = scan(mine ? 1 : 0);
+    if (mine) full[at_full] = static_cast<std::uint16_t>(thread_);
     if (thread_ < kMaxClusters) group_of(thread_) = 0;
-    __syncthreads();
+    const int n_full = __syncthreads_count(mine ? 1 : 0);
     const int n_groups = min(index_.groups, n_full);
     for (int g = warp_; g < kMaxGroups; g += kWarps)
       for (int pair = lane_; pair < D / 2; pair += 32)
@@ -321,14 +355,26 @@ class Builder {
       if (it == kIterations) break;
       for (int g = warp_; g < n_groups; g += kWarps) update_group(g);
     }
-    if (thread_ < kMaxClusters) {  // the clusters' numbers in the order of their groups
-      int rank = 0;
-      const int c = thread_;
-      for (int o = 0; o < index_.clusters; ++o)
-        rank += group_of(o) < group_of(c) || (group_of(o) == group_of(c) && o < c) ? 1 : 0;
-      place(c) = static_cast<std::uint16_t>(rank);
-    }
+    if (warp_ == 0) number_clusters();
     __syncthreads();
+  }
+  // place <- the clusters' numbers in the order of their groups; a lane has two clusters.
+  __device__ void number_clusters() {
+    int place_of[2] = {}, before = 0;
+    for (int g = 0; g < index_.groups; ++g) {
+      int in_group = 0;
+#pragma unroll
+      for (int half = 0; half < kMaxClusters / 32; ++half) {
+        const int c = half * 32 + lane_;
+        const unsigned in = __ballot_sync(~0u, c < index_.clusters && group_of(c) == g);
+        if (in >> lane_ & 1) place_of[half] = before + in_group + __popc(in & ((1u << lane_) - 1));
+        in_group += __popc(in);
+      }
+      before += in_group;
+    }
+#pragma unroll
+    for (int half = 0; half < kMaxClusters / 32; ++half)
+      place(half * 32 + lane_) = static_cast<std::uint16_t>(place_of[half]);
   }
   __device__ void assign_groups() {
     float c[kMaxGroups / 8][4] = {};
@@ -380,44 +426,52 @@ class Builder {
                   *child = index_.child + s * (index_.groups + 1),
                   *member = index_.member + s * kSegment;
     const int n_clusters = index_.clusters;
-    std::uint16_t* moved = at<std::uint16_t>(S::partial);  // first member by final number
+    std::uint16_t* size = at<std::uint16_t>(S::partial);  // by final number
+    std::uint16_t* moved = size + kMaxClusters;           // first member by final number
+    std::uint16_t* first = moved + kMaxClusters + 1;      // [groups + 1] first cluster
+    if (thread_ < n_clusters)
+      size[place(thread_)] = static_cast<std::uint16_t>(begin(thread_ + 1) - begin(thread_));
+    __syncthreads();
+    const int mine = thread_ < n_clusters ? size[thread_] : 0, before = scan(mine);
     if (thread_ < n_clusters) {
-      int sum = 0;
-      for (int c = 0; c < n_clusters; ++c)
-        if (place(c) < place(thread_)) sum += begin(c + 1) - begin(c);
-      const int n = begin(thread_ + 1) - begin(thread_);
-      moved[place(thread_)] = static_cast<std::uint16_t>(sum);
-      from[place(thread_)] = static_cast<std::uint16_t>(sum);
-      count[place(thread_)] = static_cast<std::uint16_t>(n);
+      moved[thread_] = static_cast<std::uint16_t>(before);
+      from[thread_] = static_cast<std::uint16_t>(before);
+      count[thread_] = static_cast<std::uint16_t>(mine);
     }
     if (thread_ == 0) moved[n_clusters] = static_cast<std::uint16_t>(n_);
-    if (thread_ <= index_.groups) {  // group g has the clusters [child[g], child[g + 1])
-      int first = 0;
-      for (int c = 0; c < n_clusters; ++c) first += group_of(c) < thread_ ? 1 : 0;
-      child[thread_] = static_cast<std::uint16_t>(first);
+    // Group g has the clusters [first[g], first[g + 1]): as many as have a group before g.
+    for (int g = warp_; g <= index_.groups; g += kWarps) {
+      int less = 0;
+#pragma unroll
+      for (int half = 0; half < kMaxClusters / 32; ++half) {
+        const int c = half * 32 + lane_;
+        less += __popc(__ballot_sync(~0u, c < n_clusters && group_of(c) < g));
+      }
+      if (lane_ == 0) first[g] = child[g] = static_cast<std::uint16_t>(less);
     }
-    for (int i = thread_; i < kSegment; i += kThreads) member[i] = 0;
     __syncthreads();
     if (thread_ <= index_.groups) {
-      const int first = moved[child[thread_]];
-      const int last = thread_ < index_.groups ? moved[child[thread_ + 1]] : n_;
-      const int node = n_clusters + thread_;  // the last is the segment
-      from[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? first : 0);
-      count[node] = static_cast<std::uint16_t>(thread_ < index_.groups ? last - first : n_);
+      const bool group = thread_ < index_.groups;  // the last is the segment
+      const int a = group ? moved[first[thread_]] : 0, b = group ? moved[first[thread_ + 1]] : n_;
+      from[n_clusters + thread_] = static_cast<std::uint16_t>(a);
+      count[n_clusters + thread_] = static_cast<std::uint16_t>(b - a);
     }
-    for (int c = warp_; c < n_clusters; c += kWarps)
-      for (int j = lane_; j < begin(c + 1) - begin(c); j += 32)
-        member[moved[place(c)] + j] = order(begin(c) + j);
+    // Keys move with their clusters.
+    const int key = thread_ < n_ ? order(thread_) : 0, c = thread_ < n_ ? label(key) : 0;
+    const int to = thread_ < n_ ? moved[place(c)] + thread_ - begin(c) : thread_;
+    member[to] = static_cast<std::uint16_t>(key);
     __syncthreads();
-    for (int i = thread_; i < n_; i += kThreads) order(i) = member[i];
+    if (thread_ < n_) order(to) = static_cast<std::uint16_t>(key);
     if (thread_ <= n_clusters) begin(thread_) = moved[thread_];
-    if (thread_ <= index_.groups) group_of(thread_) = child[thread_];  // from here on: children
+    if (thread_ <= index_.groups) group_of(thread_) = first[thread_];  // from here on: children
     __syncthreads();
   }
 
-  // Means of the members of every node, summed in fp32 cluster by cluster; a warp has whole groups.
+  // Means of the members of every node: sums over clusters in fp32, of these over groups, of these
+  // over the segment.
   __device__ void write_means(const View& from, int width, T* to, bool staged) {
     to += index_.at(head_, segment_) * index_.nodes * width;
+    float2* sums = at<float2>(S::partial);
     for (int panel = 0; panel < kPanels; ++panel) {
       if (!staged || kPanels > 1) stage(from, width, panel);
       const auto write = [&](int node, int n, const float2(&sum)[kPairs]) {
@@ -430,40 +484,37 @@ class Builder {
                 pack<T>(sum[u].x * inverse, sum[u].y * inverse);
         }
       };
-      float2 mine[kPairs] = {};
-      for (int g = warp_; g < index_.groups; g += kWarps) {
-        float2 group[kPairs] = {};
-        for (int c = group_of(g); c < group_of(g + 1); ++c) {
-          float2 sum[kPairs];
-          sum_rows(begin(c), begin(c + 1), sum);
-          write(c, begin(c + 1) - begin(c), sum);
-          add(group, sum);
-        }
-        write(index_.clusters + g, begin(group_of(g + 1)) - begin(group_of(g)), group);
-        add(mine, group);
-      }
-      float2* partial = at<float2>(S::partial);
-#pragma unroll
-      for (int u = 0; u < kPairs; ++u) partial[warp_ * (kPanel / 2) + pair_of(u)] = mine[u];
-      __syncthreads();
-      if (warp_ == 0) {
-        float2 all[kPairs] = {};
-        for (int w = 0; w < kWarps; ++w)
+      // sum <- of rows [first, last) of `sums`.
+      const auto add_up = [&](int first, int last, float2(&sum)[kPairs]) {
+#pragma unroll 4
+        for (int i = first; i < last; ++i)
 #pragma unroll
           for (int u = 0; u < kPairs; ++u) {
-            const float2 v = partial[w * (kPanel / 2) + pair_of(u)];
-            all[u].x += v.x, all[u].y += v.y;
+            const float2 v = sums[i * (kPanel / 2) + pair_of(u)];
+            sum[u].x += v.x, sum[u].y += v.y;
           }
-        write(index_.nodes - 1, n_, all);
+      };
+      for (int c = warp_; c < index_.clusters; c += kWarps) {
+        float2 sum[kPairs];
+        sum_rows(begin(c), begin(c + 1), sum);
+        write(c, begin(c + 1) - begin(c), sum);
+#pragma unroll
+        for (int u = 0; u < kPairs; ++u) sums[c * (kPanel / 2) + pair_of(u)] = sum[u];
+      }
+      __syncthreads();
+      for (int g = warp_; g < index_.groups; g += kWarps) {
+        float2 sum[kPairs] = {};
+        add_up(group_of(g), group_of(g + 1), sum);
+        write(index_.clusters + g, begin(group_of(g + 1)) - begin(group_of(g)), sum);
+      }
+      if (warp_ == kWarps - 1) {
+        float2 sum[kPairs] = {};
+        add_up(0, index_.clusters, sum);
+        write(index_.nodes - 1, n_, sum);
       }
       __syncthreads();
     }
   }
-  static __device__ void add(float2 (&to)[kPairs], const float2 (&from)[kPairs]) {
-#pragma unroll
-    for (int u = 0; u < kPairs; ++u) to[u].x += from[u].x, to[u].y += from[u].y;
-  }
-
   const Problem& p_;
   const IndexView& index_;
   unsigned char* shared_;
@@ -471,8 +522,9 @@ class Builder {
 };
 
 template <typename T, int D>
-__global__ __launch_bounds__(kThreads, 1) void index_kernel(const Problem p,
-                                                            const IndexView index) {
+__global__ __launch_bounds__(kThreads,
+                             Shared<D>::kShared) void index_kernel(const Problem p,
+                                                                   const IndexView index) {
   extern __shared__ __align__(1024) unsigned char shared[];
   Builder<T, D>(p, index, shared).build();
 }

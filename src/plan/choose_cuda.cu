@@ -1,4 +1,4 @@
-// Second half of routing, one block a tile and head: opens the best groups, scores their clusters,
+// Second half of routing, one block a tile and list: opens the best groups, scores their clusters,
 // chooses clusters within the far budget, lists their keys and what stands in for the others.
 #include "plan/route.cuh"
 #include "plan/route_kernels.cuh"
@@ -9,33 +9,39 @@ namespace {
 
 constexpr int kThreads = kSelectThreads, kWarps = kThreads / 32, kRows = 16;
 
-// Shared memory: two blocks of 16 rows a warp, then clusters and codes of the opened groups.
-template <int D>
+// Shared memory: two blocks of 16 rows a warp (before, the codes of groups if they fit), then
+// queries, then what is known of the clusters of the opened groups.
+template <int D, int kMine>
 struct Shared {
   static constexpr int rows = kRows * D * 2;
   static constexpr int stage(int warp, int s) { return (2 * warp + s) * rows; }
   static constexpr int query = kWarps * 2 * rows;
-  static constexpr int total = query + kRouting * D * 2;  // far, all
-  static constexpr int select = total + kRouting * 8;
-  static constexpr int nodes = select + static_cast<int>(sizeof(SelectScratch));
+  static constexpr int total = query + kMine * D * 2;
+  static constexpr int select = total + kMine * 4;
+  static constexpr int place = select + static_cast<int>(sizeof(SelectScratch));
+  static constexpr int nodes = place + kThreads * 4;
   static constexpr int cluster = nodes + kMaxNodes * 4;
-  static constexpr int bytes(int clusters) { return cluster + clusters * 8; }
+  static constexpr int bytes(int clusters) { return cluster + clusters * 12; }
 };
 
-template <typename T, int D>
+template <typename T, int D, int kMine>
 class Chooser {
-  using S = Shared<D>;
+  using S = Shared<D, kMine>;
+  static constexpr int kN = kMine / 8;
 
  public:
   __device__ Chooser(const Problem& p, const PlanView& plan, const IndexView& index,
                      const Route& route, unsigned char* shared)
-      : p_(p), index_(index), route_(route), shared_(shared), base_(smem_address(shared)),
-        thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32), warp_(thread_ / 32),
-        t_(static_cast<int>(blockIdx.x)), h_local_(static_cast<int>(blockIdx.y)),
-        head_(plan.first_head + h_local_), kv_(p.kv_head(head_)), at_(plan.at(h_local_, t_)),
-        tile_(plan.tile[t_]), reads_(plan.reads + at_), list_(plan.list + at_ * plan.capacity),
+      : p_(p), plan_(plan), index_(index), route_(route), shared_(shared),
+        base_(smem_address(shared)), thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32),
+        warp_(thread_ / 32), t_(static_cast<int>(blockIdx.x)),
+        list_number_(static_cast<int>(blockIdx.y)), kv_(p.kv_head(plan.head(list_number_))),
+        at_(plan.at(list_number_, t_)), tile_(plan.tile[t_]),
+        list_(plan.list + at_ * plan.capacity),
         cluster_(reinterpret_cast<std::int32_t*>(shared + S::cluster)),
         code_(reinterpret_cast<std::uint32_t*>(cluster_ + route.clusters)),
+        taken_(reinterpret_cast<std::int32_t*>(code_ + route.clusters)),
+        place_(reinterpret_cast<std::int32_t*>(shared + S::place)),
         node_(reinterpret_cast<std::int32_t*>(shared + S::nodes)),
         scratch_(*reinterpret_cast<SelectScratch*>(shared + S::select)) {}
 
@@ -47,53 +53,58 @@ class Chooser {
       r.sinks = static_cast<int>(x.sinks);
       if (!x.all()) choose(static_cast<int>(x.local) / kSegment, static_cast<int>(x.far), r);
     }
-    if (thread_ == 0) *reads_ = r;
+    if (thread_ == 0) plan_.reads[at_] = r;
   }
 
  private:
   __device__ void choose(int segments, int far, Reads& r) {
-    const int groups = segments * index_.groups;
     const int opened = route_.open_groups > 0 ? max(route_.open_groups, far) : 4 * far;
-    int nodes = 0;
-    const int clusters = open_groups(groups, opened, nodes);
+    const int clusters = open_groups(segments * index_.groups, opened, r.nodes);
     if (clusters > 0) score(clusters);
-    r.keys = list_clusters(clusters, far, nodes);
-    for (int i = thread_; i < nodes; i += kThreads) list_[r.keys + i] = ~node_[i];
-    r.nodes = nodes;
+    r.keys = list_clusters(clusters, far, r.nodes);
+    for (int i = thread_; i < r.nodes; i += kThreads) list_[r.keys + i] = ~node_[i];
   }
 
   __device__ std::int64_t node_of(std::int32_t node) const {  // in the index
     return index_.at(kv_, tile_.segment) * index_.nodes + node;
   }
-  __device__ std::int32_t group_node(int j) const {  // number j of the tile's far groups
-    const int seg = j / index_.groups;
-    return seg * index_.nodes + index_.clusters + (j - seg * index_.groups);
-  }
 
   // cluster_ <- the clusters of the best groups; node_ <- those of the others that stand in.
   __device__ int open_groups(int groups, int limit, int& nodes) {
-    const std::uint32_t* code = route_.rank + at_ * route_.groups;
-    const auto get = [&](int j) { return code[j]; };
-    const auto keys = [&](int j) { return int{index_.count[node_of(group_node(j))]}; };
-    const Threshold th = find_threshold(scratch_, groups, limit, get, keys);
-    int clusters = 0;
+    const std::uint32_t* code = route_.code + at_ * route_.groups;
+    if (groups * 4 <= S::query) {
+      auto* here = reinterpret_cast<std::uint32_t*>(shared_);
+      for (int i = thread_; i < groups; i += kThreads) here[i] = code[i];
+      code = here;
+    }
+    const Threshold th = find_threshold(scratch_, code, groups, limit);
+    int taken = 0;
     select(
-        scratch_, groups, th, get, keys, route_.worth,
-        [&](int j) {  // children
-          const int seg = j / index_.groups, g = j - seg * index_.groups;
-          const std::uint16_t* child =
-              index_.child + index_.at(kv_, tile_.segment + seg) * (index_.groups + 1) + g;
-          return int2{seg * index_.nodes + child[0], child[1] - child[0]};
-        },
-        [&](int2 children, int to) {
-          for (int i = 0; i < children.y; ++i)
-            if (to + i < route_.clusters) cluster_[to + i] = children.x + i;
+        scratch_, code, groups, th, route_.worth,
+        [&](int j, int to) {
+          if (to < route_.clusters) taken_[to] = j;
         },
         [&](int j, int to) {
-          if (to < kMaxNodes) node_[to] = group_node(j);
+          if (to < kMaxNodes)
+            node_[to] = j / index_.groups * index_.nodes + index_.clusters + j % index_.groups;
         },
-        clusters, nodes);
+        taken, nodes);
     nodes = min(nodes, kMaxNodes);
+    taken = min(taken, route_.clusters);  // a group has a cluster or more
+    int clusters = 0;
+    for (int first = 0; first < taken; first += kThreads) {
+      int at = 0, n = 0, all = 0;
+      if (first + thread_ < taken) {
+        const int j = taken_[first + thread_], seg = j / index_.groups;
+        const std::uint16_t* child = index_.child +
+                                     index_.at(kv_, tile_.segment + seg) * (index_.groups + 1) +
+                                     (j - seg * index_.groups);
+        n = child[1] - child[0], at = seg * index_.nodes + child[0];
+      }
+      const int to = clusters + scan_block(scratch_, n, all);
+      for (int i = 0; i < n && to + i < route_.clusters; ++i) cluster_[to + i] = at + i;
+      clusters += all;
+    }
     __syncthreads();
     return min(clusters, route_.clusters);
   }
@@ -112,53 +123,43 @@ class Chooser {
 
   // code_ <- of the clusters; each warp takes every fourth block of 16.
   __device__ void score(int n) {
-    for (int j = thread_; j < kRouting * (D / 8); j += kThreads) {
-      const int i = j / (D / 8), c = j % (D / 8), r = routing_row(tile_.rows, p_.tile, i);
-      copy16(base_ + S::query + swizzled(kRouting, i, c),
-             row<T>(p_.q, tile_.batch, head_, tile_.q + max(r, 0)) + (8 * c < p_.d ? 8 * c : 0),
-             r >= 0 && 8 * c < p_.d);
+    const RoutingQueries routing(p_, plan_, tile_, kMine);
+    for (int j = thread_; j < kMine * (D / 8); j += kThreads) {
+      const int i = j / (D / 8), c = j % (D / 8);
+      const bool valid = i < routing.columns && 8 * c < p_.d;
+      copy16(base_ + S::query + swizzled(kMine, i, c),
+             valid ? routing.query<T>(p_, plan_, tile_, list_number_, i) + 8 * c
+                   : static_cast<const T*>(p_.q.data),
+             valid);
     }
-    float2* total = reinterpret_cast<float2*>(shared_ + S::total);
-    if (thread_ < kRouting) total[thread_] = route_.total[at_ * kRouting + thread_];
+    float* total = reinterpret_cast<float*>(shared_ + S::total);
+    if (thread_ < kMine) total[thread_] = route_.total[at_ * kMine + thread_];
     commit();
-    wait<0>();
-    __syncthreads();
-    Queries<1, D> q;
-    load_queries<1, D>(q, base_ + S::query, kRouting, 0, lane_);
-    PerColumn<1> far, all;
-#pragma unroll
-    for (int m = 0; m < kColumns; ++m)
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float2 t = total[8 * m + 2 * (lane_ % 4) + j];
-        far[m][j] = t.x, all[m][j] = t.y;
-      }
-    const float each = 1.0f / static_cast<float>(routing_rows(tile_.rows, p_.tile));
     load_rows(warp_ * kRows, n, 0);
+    wait<1>();
+    __syncthreads();
+    PerColumn<kN> all;
+#pragma unroll
+    for (int m = 0; m < kN; ++m)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) all[m][j] = total[8 * m + 2 * (lane_ % 4) + j];
+    const float mean = log2f(static_cast<float>(routing.columns));
     for (int first = warp_ * kRows, b = 0; first < n; first += kWarps * kRows, ++b) {
       load_rows(first + kWarps * kRows, n, (b + 1) % 2);
+      const int mine = first + lane_ / 4 + lane_ % 2 * 8;  // the first two lanes of a quad
+      const int keys = mine < n ? index_.count[node_of(cluster_[mine])] : 0;
       wait<1>();
       __syncwarp();
-      Products<1> c = {};
+      Products<kN> c = {};
 #pragma unroll
       for (int k = 0; k < D / 16; ++k) {
         std::uint32_t a[4];
         load_a(a, base_ + S::stage(warp_, b % 2), kRows, 0, k, lane_);
-        add_products<T, 1>(c, a, q[k]);
+        add_products<T, kN>(c, a, base_ + S::query, kMine, 0, k, lane_);
       }
-      float w[2], rank[2], share[2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int i = first + lane_ / 4 + 8 * r;
-        w[r] = i < n ? log2f(static_cast<float>(index_.count[node_of(cluster_[i])])) : -INFINITY;
-      }
-      judge<1>(c, 0, p_.scale, w, far, all, rank, share);
-      if (lane_ % 4 == 0)
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int i = first + lane_ / 4 + 8 * r;
-          if (i < n) code_[i] = Code::make(rank[r], share[r] * each, w[r] > -INFINITY);
-        }
+      float rank[2];
+      judge<kN>(c, 0, p_.scale, all, rank);
+      if (lane_ % 4 < 2 && mine < n) code_[mine] = Code::make(rank[lane_ % 2] - mean, keys);
       __syncwarp();
     }
     wait<0>();
@@ -167,65 +168,71 @@ class Chooser {
 
   // list_ <- the keys of the best clusters; node_ goes on with those that stand in.
   __device__ int list_clusters(int n, int far, int& nodes) {
-    const auto get = [&](int j) { return code_[j]; };
-    const auto keys = [&](int j) { return int{index_.count[node_of(cluster_[j])]}; };
-    const Threshold th = find_threshold(scratch_, n, far, get, keys);
-    int listed = 0, more = 0;
+    const Threshold th = find_threshold(scratch_, code_, n, far);
+    int taken = 0, more = 0;
     const int before = nodes;
     select(
-        scratch_, n, th, get, keys, route_.worth,
-        [&](int j) {
-          return int2{j, keys(j)};
-        },
-        [&](int2 cluster, int to) {
-          const int node = cluster_[cluster.x], seg = node / index_.nodes;
-          const std::uint16_t* member = index_.member +
-                                        index_.at(kv_, tile_.segment + seg) * kSegment +
-                                        index_.begin[node_of(node)];
-          for (int i = 0; i < cluster.y; ++i) list_[to + i] = seg * kSegment + member[i];
-        },
+        scratch_, code_, n, th, route_.worth, [&](int j, int to) { taken_[to] = j; },
         [&](int j, int to) {
           if (before + to < kMaxNodes) node_[before + to] = cluster_[j];
         },
-        listed, more);
+        taken, more);
     nodes = min(before + more, kMaxNodes);
+    int listed = 0;
+    for (int first = 0; first < taken; first += kThreads) {
+      const int here = min(taken - first, kThreads);
+      int all = 0;
+      place_[thread_] =
+          listed + scan_block(scratch_,
+                              thread_ < here ? Code::keys(code_[taken_[first + thread_]]) : 0, all);
+      __syncthreads();
+      for (int i = thread_ / 16; i < here; i += kThreads / 16) copy_members(taken_[first + i], i);
+      listed += all;
+    }
     __syncthreads();
     return listed;
   }
+  // The keys of candidate j to the place of i, by sixteen threads.
+  __device__ void copy_members(int j, int i) {
+    const int node = cluster_[j], seg = node / index_.nodes, n = Code::keys(code_[j]);
+    const std::uint16_t* member = index_.member + index_.at(kv_, tile_.segment + seg) * kSegment +
+                                  index_.begin[node_of(node)];
+    for (int k = thread_ % 16; k < n; k += 16) list_[place_[i] + k] = seg * kSegment + member[k];
+  }
 
   const Problem& p_;
+  const PlanView& plan_;
   const IndexView& index_;
   const Route& route_;
   unsigned char* shared_;
   std::uint32_t base_;
-  int thread_, lane_, warp_, t_, h_local_, head_, kv_;
+  int thread_, lane_, warp_, t_, list_number_, kv_;
   std::int64_t at_;
   TileInfo tile_;
-  Reads* reads_;
   std::int32_t* list_;
   std::int32_t* cluster_;
   std::uint32_t* code_;
-  std::int32_t* node_;
+  std::int32_t *taken_, *place_, *node_;
   SelectScratch& scratch_;
 };
 
-template <typename T, int D>
+template <typename T, int D, int kMine>
 __global__ __launch_bounds__(kThreads) void choose_kernel(const Problem p, const PlanView plan,
                                                           const IndexView index,
                                                           const Route route) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  Chooser<T, D>(p, plan, index, route, shared).run();
+  Chooser<T, D, kMine>(p, plan, index, route, shared).run();
 }
 
 }  // namespace
 
-template <typename T, int D>
+template <typename T, int D, int kMine>
 void choose_clusters(const Problem& p, const PlanView& plan, const IndexView& index,
                      const Route& route, cudaStream_t stream) {
-  const int bytes = Shared<D>::bytes(route.clusters);
-  allow_shared(choose_kernel<T, D>, bytes, "plan");
-  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.heads));
-  choose_kernel<T, D>
+  const int bytes = Shared<D, kMine>::bytes(route.clusters);
+  allow_shared(choose_kernel<T, D, kMine>, bytes, "plan");
+  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.lists));
+  choose_kernel<T, D, kMine>
       <<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(p, plan, index, route);
   check_launch("plan", "choose_kernel");
 }
@@ -235,16 +242,22 @@ PRESCORE_FOR_ALL_SIZES(choose_clusters)
 template <typename T>
 void plan_routed(const Problem& p, const PlanView& plan, const IndexView& index, const Route& route,
                  cudaStream_t stream) {
-  const auto both = [&]<int D>() {
-    if (route.groups > 0) score_groups<T, D>(p, plan, index, route, stream);
-    choose_clusters<T, D>(p, plan, index, route, stream);
+  const auto both = [&]<int D, int kMine>() {
+    if (route.groups > 0) score_groups<T, D, kMine>(p, plan, index, route, stream);
+    choose_clusters<T, D, kMine>(p, plan, index, route, stream);
+  };
+  const auto sized = [&]<int D>() {
+    if (route.columns == kFewColumns)
+      both.template operator()<D, kFewColumns>();
+    else
+      both.template operator()<D, kManyColumns>();
   };
   if (p.d <= 64)
-    both.template operator()<64>();
+    sized.template operator()<64>();
   else if (p.d <= 128)
-    both.template operator()<128>();
+    sized.template operator()<128>();
   else
-    both.template operator()<256>();
+    sized.template operator()<256>();
 }
 
 template void plan_routed<bf16>(const Problem&, const PlanView&, const IndexView&, const Route&,

@@ -19,12 +19,15 @@ struct Route {
   float worth;      ///< share from which a node stands in; above 1: never
   int groups;       ///< of the longest sequence: row length of `rank`
   int clusters;     ///< most that are scored; further ones of opened groups are not read
-  /// [head][tile][groups]: rank (high half) and share (low half) of each group, see Code.
-  std::uint32_t* rank;
-  /// [head][tile][kRouting]: log2 of the attention of a routing query to all far keys, and to all
-  /// keys.
-  float2* total;
+  int columns;      ///< room for routing queries of a tile: kFewColumns or kManyColumns
+  /// [list][tile][groups]: each group's Code.
+  std::uint32_t* code;
+  /// [list][tile][columns]: log2 of the attention of a routing query to all keys.
+  float* total;
 };
+
+/// Queries that speak for a tile and list: 16 of one head, 64 of several.
+inline constexpr int kFewColumns = 16, kManyColumns = 64;
 
 /// Scores the groups of every tile, opens the best, chooses clusters, writes reads and lists.
 template <typename T>

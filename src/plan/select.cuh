@@ -47,9 +47,8 @@ __device__ __forceinline__ void find_bin(SelectScratch& s, int limit) {
   __syncthreads();
 }
 
-template <typename Get, typename Keys>
-__device__ Threshold find_threshold(SelectScratch& s, int n, int limit, const Get& get,
-                                    const Keys& keys) {
+__device__ inline Threshold find_threshold(SelectScratch& s, const std::uint32_t* code, int n,
+                                           int limit) {
   const int thread = static_cast<int>(threadIdx.x);
   std::uint32_t high = 0;
   for (int half = 0; half < 2; ++half) {
@@ -57,12 +56,12 @@ __device__ Threshold find_threshold(SelectScratch& s, int n, int limit, const Ge
     for (int i = thread; i < 256; i += kSelectThreads) s.bin[i] = 0;
     __syncthreads();
     for (int j = thread; j < n; j += kSelectThreads) {
-      const std::uint32_t r = Code::rank(get(j));
+      const std::uint32_t r = Code::rank(code[j]);
       if (r == 0) continue;
       if (half == 0)
-        atomicAdd(&s.bin[r >> 8], keys(j));
+        atomicAdd(&s.bin[r >> 8], Code::keys(code[j]));
       else if (r >> 8 == high)
-        atomicAdd(&s.bin[r & 255], keys(j));
+        atomicAdd(&s.bin[r & 255], Code::keys(code[j]));
     }
     find_bin(s, limit);
     if (half == 0) {
@@ -82,23 +81,36 @@ __device__ __forceinline__ int scan_warp(int x, int lane) {  // inclusive
   return x;
 }
 
-/// Calls write(expanded, place) for those that are taken, `place` being how much all before it
-/// expand(j).y to, and stand(j, place) for those that are not but have a share above `worth`. Each
-/// warp has a run of candidates, which it passes twice: to count, then to write.
-template <typename Get, typename Keys, typename Expand, typename Write, typename Stand>
-__device__ void select(SelectScratch& s, int n, Threshold th, const Get& get, const Keys& keys,
-                       float worth, const Expand& expand, const Write& write, const Stand& stand,
-                       int& written, int& stood) {
+/// What all threads before this one have together; `all`: and all of them.
+__device__ __forceinline__ int scan_block(SelectScratch& s, int x, int& all) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int until = scan_warp(x, lane);
+  __syncthreads();
+  if (lane == 31) s.share[0][warp] = until;
+  __syncthreads();
+  int before = until - x;
+  all = 0;
+  for (int w = 0; w < kSelectWarps; ++w) {
+    if (w < warp) before += s.share[0][w];
+    all += s.share[0][w];
+  }
+  return before;
+}
+
+/// Calls take(j, place) for those that are taken, stand(j, place) for those that are not but have a
+/// share above `worth`, both numbered in the order of j. Each warp has a run of candidates, which
+/// it passes twice: to count, then to write.
+template <typename Take, typename Stand>
+__device__ void select(SelectScratch& s, const std::uint32_t* code, int n, Threshold th,
+                       float worth, const Take& take, const Stand& stand, int& taken, int& stood) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int run = (n + kSelectThreads - 1) / kSelectThreads * 32;
   const int first = min(warp * run, n), last = min(first + run, n);
 
   // Keys of the candidates at the threshold, before each warp.
   int ties = 0;
-  for (int j = first + lane; j < last; j += 32) {
-    const std::uint32_t r = Code::rank(get(j));
-    if (r != 0 && r == th.rank) ties += keys(j);
-  }
+  for (int j = first + lane; j < last; j += 32)
+    if (code[j] != 0 && Code::rank(code[j]) == th.rank) ties += Code::keys(code[j]);
   for (int step = 16; step > 0; step /= 2) ties += __shfl_xor_sync(~0u, ties, step);
   __syncthreads();
   if (lane == 0) s.share[2][warp] = ties;
@@ -111,35 +123,34 @@ __device__ void select(SelectScratch& s, int n, Threshold th, const Get& get, co
     int tied = ties_before;
     for (int j0 = first; j0 < last; j0 += 32) {
       const int j = j0 + lane;
-      const std::uint32_t code = j < last ? get(j) : 0u, r = Code::rank(code);
-      const bool tie = r != 0 && r == th.rank;
-      bool take = r > th.rank;
+      const std::uint32_t c = j < last ? code[j] : 0u;
+      const bool tie = c != 0 && Code::rank(c) == th.rank;
+      bool in = Code::rank(c) > th.rank;
       if (__any_sync(~0u, tie)) {
-        const int mine = tie ? keys(j) : 0, until = tied + scan_warp(mine, lane);
-        take = take || (tie && until <= th.left);
+        const int mine = tie ? Code::keys(c) : 0, until = tied + scan_warp(mine, lane);
+        in = in || (tie && until <= th.left);
         tied = __shfl_sync(~0u, until, 31);
       }
-      const bool stands = r != 0 && !take && Code::share(code) > worth;
-      const unsigned standing = __ballot_sync(~0u, stands);
-      int2 expanded{0, 0};
-      if (take) expanded = expand(j);
-      const int until = scan_warp(expanded.y, lane);
+      const bool stands = c != 0 && !in && Code::share(c) > worth;
+      const unsigned ins = __ballot_sync(~0u, in), standing = __ballot_sync(~0u, stands);
       if (pass == 1) {
-        if (take) write(expanded, at[0] + until - expanded.y);
-        if (stands) stand(j, at[1] + __popc(standing & ((1u << lane) - 1)));
+        const unsigned before = (1u << lane) - 1;
+        if (in) take(j, at[0] + __popc(ins & before));
+        if (stands) stand(j, at[1] + __popc(standing & before));
       }
-      at[0] += __shfl_sync(~0u, until, 31);
+      at[0] += __popc(ins);
       at[1] += __popc(standing);
     }
     if (pass == 1) break;
     if (lane == 0) s.share[0][warp] = at[0], s.share[1][warp] = at[1];
     __syncthreads();
-    written = stood = at[0] = at[1] = 0;
+    taken = stood = at[0] = at[1] = 0;
     for (int w = 0; w < kSelectWarps; ++w) {
-      if (w == warp) at[0] = written, at[1] = stood;
-      written += s.share[0][w], stood += s.share[1][w];
+      if (w == warp) at[0] = taken, at[1] = stood;
+      taken += s.share[0][w], stood += s.share[1][w];
     }
   }
+  __syncthreads();
 }
 
 }  // namespace prescore::cuda

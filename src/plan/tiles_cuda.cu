@@ -63,7 +63,7 @@ __global__ void plan_ranges(Problem p, PlanView plan, LayoutRule rule, bool dens
       r.window = static_cast<int>(x.window), r.sinks = static_cast<int>(x.sinks);
     }
   }
-  for (int h = 0; h < plan.heads; ++h) plan.reads[plan.at(h, t)] = r;
+  for (int i = 0; i < plan.lists; ++i) plan.reads[plan.at(i, t)] = r;
 }
 
 }  // namespace

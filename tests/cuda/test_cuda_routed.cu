@@ -31,12 +31,13 @@ struct Routed {
     cuda::attend<bf16>(call.problem, call.plan, call.index, nullptr);
     ok(cudaDeviceSynchronize());
     device.o.copy_back(), device.lse.copy_back();
-    EXPECT_EQ(call.plan.heads, c.h_q) << "the case must fit one wave";
+    const std::int64_t lists = call.plan.lists;
+    EXPECT_EQ(lists * call.plan.share, c.h_q) << "the case must fit one wave";
     const cuda::IndexView& x = call.index;
     const std::int64_t all = std::int64_t{x.segments} * c.h_kv;
     tiles = fetch(call.tile, call.plan.tiles);
-    reads = fetch(call.plan.reads, std::int64_t{call.plan.tiles} * c.h_q);
-    list = fetch(call.plan.list, std::int64_t{call.plan.tiles} * c.h_q * call.plan.capacity);
+    reads = fetch(call.plan.reads, lists * call.plan.tiles);
+    list = fetch(call.plan.list, lists * call.plan.tiles * call.plan.capacity);
     count = fetch(x.count, all * x.nodes), begin = fetch(x.begin, all * x.nodes);
     child = fetch(x.child, all * (x.groups + 1)), member = fetch(x.member, all * cuda::kSegment);
     node_k = fetch(static_cast<const std::uint16_t*>(x.node_k), all * x.nodes * c.d);
@@ -60,6 +61,9 @@ struct Routed {
       keys.push_back(segment * cuda::kSegment +
                      member[static_cast<std::size_t>(base * cuda::kSegment + begin[i] + j)]);
     return keys;
+  }
+  std::int64_t plan_of(std::int64_t h, std::int64_t t) const {
+    return h / call.plan.share * call.plan.tiles + t;
   }
   std::vector<double> mean(const std::vector<std::uint16_t>& from, std::int64_t d,
                            std::int64_t i) const {
@@ -193,13 +197,17 @@ TEST(CudaIndex, ObjectiveIsThatOfTheCpu) {
   }
 }
 
+void expect_best(const Routed&, Data&);
+
 // Exactly once, in the past, within the budget, the best; and the output is that of the plan.
 TEST(CudaPlan, ReadsTheBestClustersOnceAndAttendsToThem) {
   PRESCORE_NEEDS_GPU();
-  for (const auto& [n_q, n_kv, d, causal] : {std::tuple{300, 3000, 64, true},
-                                             {40, 5000, 128, true},
-                                             {200, 2500, 64, false},
-                                             {1, 4000, 80, true}}) {
+  for (const auto& [n_q, n_kv, d, causal, together] : {std::tuple{300, 3000, 64, true, true},
+                                                       {300, 3000, 64, true, false},
+                                                       {40, 5000, 128, true, true},
+                                                       {200, 2500, 64, false, true},
+                                                       {200, 2500, 128, false, false},
+                                                       {1, 4000, 80, true, true}}) {
     Case shape = clustered_case(n_q, n_kv, d);
     shape.causal = causal;
     Data data(shape);
@@ -207,14 +215,14 @@ TEST(CudaPlan, ReadsTheBestClustersOnceAndAttendsToThem) {
     Options o = routed(1000);
     o.plan.standin_share = 1e-4f;
     o.plan.open_groups = 1 << 20;  // all of them
+    o.plan.heads_together = together;
     const Routed r(data, o);
-    const cuda::IndexView& x = r.call.index;
     std::int64_t standins = 0;
     const auto visit = [&](const reference::Problem& p, const reference::VisitRow& row) {
       for (int t = 0; t < r.call.plan.tiles; ++t) {
         const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
         for (std::int64_t h = 0; h < r.c.h_q && tile.rows > 0; ++h) {
-          const std::int64_t kv = h / 2, plan = h * r.call.plan.tiles + t, b = tile.batch;
+          const std::int64_t kv = h / 2, plan = r.plan_of(h, t), b = tile.batch;
           const cuda::Reads& reads = r.reads[static_cast<std::size_t>(plan)];
           const std::int32_t* list = r.list.data() + plan * r.call.plan.capacity;
           std::set<std::int64_t> far, behind;
@@ -256,60 +264,70 @@ TEST(CudaPlan, ReadsTheBestClustersOnceAndAttendsToThem) {
     expect_near_oracle(data, visit);
     EXPECT_GT(standins, 0);
 
-    // Rank of every far cluster in float64, given the totals over groups: those read are no worse
-    // than those left out of the same opened groups, but for the steps of a code and roundings.
-    const reference::Problem p = data.problem();
-    for (int t = 0; t < r.call.plan.tiles; ++t) {
-      const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
-      for (std::int64_t h = 0; h < r.c.h_q && tile.rows > 0; ++h) {
-        const std::int64_t kv = h / 2, plan = h * r.call.plan.tiles + t, b = tile.batch;
-        const cuda::Reads& reads = r.reads[static_cast<std::size_t>(plan)];
-        if (reads.keys == 0) continue;
-        const std::int32_t* list = r.list.data() + plan * r.call.plan.capacity;
-        const std::set<std::int64_t> read(list, list + reads.keys);
-        const std::int64_t segments = reads.window / cuda::kSegment;
-        std::vector<std::int64_t> groups, clusters;
-        for (std::int64_t s = 0; s < segments; ++s) {
-          for (int c = 0; c < x.clusters; ++c) clusters.push_back(s * x.nodes + c);
-          for (int g = 0; g < x.groups; ++g) groups.push_back(s * x.nodes + x.clusters + g);
-        }
-        const auto dot = [&](std::int64_t q, std::int64_t node) {
-          const auto k = r.mean(r.node_k, r.c.d, r.at(kv, b, node));
-          double sum = 0;
-          for (std::int64_t e = 0; e < r.c.d; ++e)
-            sum += p.q.row(b, h, q)[e] * k[static_cast<std::size_t>(e)];
-          return p.scale * sum;
-        };
-        const auto counted = [&](std::int64_t node) {
-          return r.count[static_cast<std::size_t>(r.at(kv, b, node))];
-        };
-        std::map<std::int64_t, double> rank;
-        for (int i = 0; i < cuda::kRouting; ++i) {
-          const int q = tile.rows - 1 - i * 8;
-          if (q < 0) break;
+    expect_best(r, data);
+  }
+}
+
+// Rank of every far cluster in float64: those read are no worse than those left out, but for the
+// steps of a code and roundings.
+void expect_best(const Routed& r, Data& data) {
+  const cuda::IndexView& x = r.call.index;
+  const cuda::PlanView& view = r.call.plan;
+  const reference::Problem p = data.problem();
+  for (int t = 0; t < view.tiles; ++t) {
+    const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
+    for (std::int64_t head = 0; head < r.c.h_q && tile.rows > 0; head += view.share) {
+      const std::int64_t kv = head / 2, plan = r.plan_of(head, t), b = tile.batch;
+      const cuda::Reads& reads = r.reads[static_cast<std::size_t>(plan)];
+      if (reads.keys == 0) continue;
+      const std::int32_t* list = r.list.data() + plan * view.capacity;
+      const std::set<std::int64_t> read(list, list + reads.keys);
+      std::vector<std::int64_t> groups, clusters;
+      for (std::int64_t s = 0; s < reads.window / cuda::kSegment; ++s) {
+        for (int c = 0; c < x.clusters; ++c) clusters.push_back(s * x.nodes + c);
+        for (int g = 0; g < x.groups; ++g) groups.push_back(s * x.nodes + x.clusters + g);
+      }
+      const auto counted = [&](std::int64_t node) {
+        return r.count[static_cast<std::size_t>(r.at(kv, b, node))];
+      };
+      std::map<std::int64_t, double> share;  // of one key
+      const int room = view.share == 1 ? cuda::kFewColumns : cuda::kManyColumns;
+      const int step = (128 * view.share + room - 1) / room;
+      for (std::int64_t h = head; h < head + view.share; ++h)
+        for (int q = tile.rows - 1; q >= 0; q -= step) {
+          const double* query = p.q.row(b, h, tile.q + q);
+          const auto weight = [&](const double* k) {
+            double sum = 0;
+            for (std::int64_t e = 0; e < r.c.d; ++e) sum += query[e] * k[e];
+            return std::exp(p.scale * sum);
+          };
+          const auto node_weight = [&](std::int64_t node) {
+            return weight(r.mean(r.node_k, r.c.d, r.at(kv, b, node)).data());
+          };
           double total = 0;
           for (const auto g : groups)
-            if (counted(g) > 0) total += counted(g) * std::exp(dot(tile.q + q, g));
-          for (const auto c : clusters) {
-            const double mine = dot(tile.q + q, c) - std::log(total);
-            if (rank.count(c) == 0 || mine > rank[c]) rank[c] = mine;
-          }
+            if (counted(g) > 0) total += counted(g) * node_weight(g);
+          for (int key = 0; key < reads.sinks; ++key) total += weight(p.k.row(b, kv, key));
+          const int end = r.c.causal ? std::min(tile.first_end, reads.end) : reads.end;
+          for (int key = reads.window; key < end; key += 8)
+            total += 8 * weight(p.k.row(b, kv, key));
+          for (const auto c : clusters) share[c] += node_weight(c) / total;
         }
-        double worst_read = INFINITY, best_left = -INFINITY;
-        std::int64_t smallest_left = 512;
-        for (const auto c : clusters) {
-          const auto keys = r.members(kv, b, c);
-          if (keys.empty()) continue;
-          const bool in = read.count(keys[0]) != 0;
-          for (const auto key : keys) ASSERT_EQ(read.count(key) != 0, in) << "part of a cluster";
-          if (in)
-            worst_read = std::min(worst_read, rank[c]);
-          else if (rank[c] > best_left)
-            best_left = rank[c], smallest_left = static_cast<std::int64_t>(keys.size());
-        }
-        EXPECT_GT(worst_read, best_left - 0.08) << t << ' ' << h;
-        EXPECT_GT(reads.keys + smallest_left + reads.sinks + reads.end - reads.window, 1000 - 64);
+      double worst_read = INFINITY, best_left = -INFINITY;
+      std::int64_t smallest_left = 512;
+      for (const auto c : clusters) {
+        const auto keys = r.members(kv, b, c);
+        if (keys.empty()) continue;
+        const bool in = read.count(keys[0]) != 0;
+        for (const auto key : keys) ASSERT_EQ(read.count(key) != 0, in) << "part of a cluster";
+        const double rank = std::max(std::log(share[c]), -60.0);  // codes end somewhere
+        if (in)
+          worst_read = std::min(worst_read, rank);
+        else if (rank > best_left)
+          best_left = rank, smallest_left = static_cast<std::int64_t>(keys.size());
       }
+      EXPECT_GT(worst_read, best_left - 0.08) << t << ' ' << head;
+      EXPECT_GT(reads.keys + smallest_left + reads.sinks + reads.end - reads.window, 1000 - 64);
     }
   }
 }

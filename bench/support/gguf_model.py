@@ -1,0 +1,98 @@
+"""Llama and Qwen2 models from GGUF files as plain PyTorch, with any attention; and their tokenizer."""
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gguf import GGUFReader
+from gguf.quants import dequantize
+
+QWEN_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+              r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+class GgufModel:
+    """Weights in bf16. `heads`, `kv_heads`, `head_dim` as the attention function sees them."""
+
+    def __init__(self, path, device="cuda"):
+        reader = GGUFReader(path)
+        self.fields = reader.fields
+        self.arch = self.field("general.architecture")
+        hyper = {key: self.field(f"{self.arch}.{key}")
+                 for key in ("block_count", "embedding_length", "context_length", "rope.freq_base",
+                             "attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon")}
+        self.layers, self.width, self.context, self.rope_base, self.heads, self.kv_heads, self.eps = hyper.values()
+        self.head_dim, self.device = self.width // self.heads, device
+        self.weights = {t.name: torch.from_numpy(np.array(dequantize(t.data, t.tensor_type))).to(device, torch.bfloat16)
+                        for t in reader.tensors}
+
+    def field(self, name):
+        return self.fields[name].contents()
+
+    def tokenizer(self):
+        """Byte-level BPE (Qwen2, SmolLM2) from the file's own vocabulary and merges."""
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+        vocabulary = {token: i for i, token in enumerate(self.field("tokenizer.ggml.tokens"))}
+        merges = [tuple(m.split(" ")) for m in self.field("tokenizer.ggml.merges")]
+        t = Tokenizer(models.BPE(vocabulary, merges))
+        split = pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated")
+        t.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        return t
+
+    def rotation(self, n, yarn):
+        """cos and sin [n, head_dim / 2]; yarn: factor of the context (Peng et al. 2023, beta 32 and 1)."""
+        half = torch.arange(0, self.head_dim, 2, device=self.device, dtype=torch.float32)
+        frequency = self.rope_base ** (-half / self.head_dim)
+        size = 1.0
+        if yarn > 1:
+            # The pair of columns that turns so often over the trained context.
+            at = lambda turns: self.head_dim * math.log(self.context / (turns * 2 * math.pi)) / (2 * math.log(self.rope_base))
+            low, high = max(math.floor(at(32)), 0), min(math.ceil(at(1)), self.head_dim - 1)
+            stretch = ((half / 2 - low) / max(high - low, 1e-3)).clamp(0, 1)
+            frequency = frequency * (1 - stretch) + frequency / yarn * stretch
+            size = 0.1 * math.log(yarn) + 1
+        angle = torch.arange(n, device=self.device, dtype=torch.float32)[:, None] * frequency
+        return (angle.cos() * size).bfloat16(), (angle.sin() * size).bfloat16()
+
+    def rotate(self, x, cos, sin):  # x: [heads, n, head_dim]; llama files pair neighbours, others halves
+        if self.arch == "llama":
+            a, b = x[..., 0::2], x[..., 1::2]
+            return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    def norm(self, x, weight):
+        y = x.float()
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps) * weight.float()).to(x.dtype)
+
+    def linear(self, x, name):
+        return F.linear(x, self.weights[name + ".weight"], self.weights.get(name + ".bias"))
+
+    @torch.no_grad()
+    def hidden(self, ids, attend, yarn=1.0):
+        """Last hidden states [n, width]; attend(q, k, v) maps [1, heads, n, head_dim] tensors to that of q."""
+        n, x = len(ids), self.weights["token_embd.weight"][ids]
+        cos, sin = self.rotation(n, yarn)
+        split = lambda y: y.view(n, -1, self.head_dim).transpose(0, 1)
+        for layer in range(self.layers):
+            name = f"blk.{layer}."
+            h = self.norm(x, self.weights[name + "attn_norm.weight"])
+            q, k = (self.rotate(split(self.linear(h, name + part)), cos, sin).contiguous() for part in ("attn_q", "attn_k"))
+            v = split(self.linear(h, name + "attn_v")).contiguous()
+            o = attend(q[None], k[None], v[None])[0]
+            x = x + self.linear(o.transpose(0, 1).reshape(n, self.width), name + "attn_output")
+            for part in x.split(16384):  # in place, to need less memory
+                h = self.norm(part, self.weights[name + "ffn_norm.weight"])
+                part += self.linear(F.silu(self.linear(h, name + "ffn_gate")) * self.linear(h, name + "ffn_up"), name + "ffn_down")
+        return self.norm(x, self.weights["output_norm.weight"])
+
+    @torch.no_grad()
+    def losses(self, hidden, ids):
+        """Cross entropy of each id after the hidden state before it; and whether it was the likeliest."""
+        head = self.weights.get("output.weight", self.weights["token_embd.weight"])
+        loss, hit = [], []
+        for h, target in zip(hidden.split(2048), ids.split(2048)):
+            logits = F.linear(h, head).float()
+            loss.append(F.cross_entropy(logits, target, reduction="none"))
+            hit.append(logits.argmax(-1) == target)
+        return torch.cat(loss), torch.cat(hit)
