@@ -51,6 +51,9 @@ void MethodFlags::add_to(CLI::App& app) {
         "Keys whose segments are opened into groups, 0: by budget");
   count("--cluster", cluster, "Keys of a cluster on average");
   count("--route-stride", route_stride, "Only every n-th query of a tile takes part in routing");
+  app.add_flag("--heads-together,!--no-heads-together", choice.heads_together,
+               "routed: the query heads of a key head choose together (default)")
+      ->group(group);
   app.add_option(
          "--key-score", key_score,
          "topk, prescored_hyper: norm, leverage, kmeans, kmedian, kernel_kmeans, gaussian_norm, "
@@ -108,6 +111,7 @@ Options MethodFlags::options(const Model* model) const {
   o.plan.budget = budget, o.plan.window = window, o.plan.sinks = sinks, o.plan.tile = tile;
   o.plan.open_groups = open_groups, o.plan.open_segments = open_segments;
   o.plan.route_stride = route_stride, o.plan.standin_share = standin_share;
+  o.plan.heads_together = choice.heads_together;
   o.score = scoring;
   if (pre_rope && model != nullptr) o.score.rotation = model->rotation();
   o.score.cluster_score = host::parse_cluster_score("--cluster-score", cluster_score);

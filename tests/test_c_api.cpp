@@ -159,6 +159,8 @@ TEST(CApi, ScoreAndHyperOptionsReachTheCore) {
       {"sample", topk, Score::kKeyNorm,
        [](O& o) { o.plan.selection = Selection::kSample, o.plan.sample_weights = true; },
        [](P& p, S&, H&) { p.selection = PRESCORE_SELECTION_SAMPLE, p.sample_weights = 1; }},
+      {"heads together", Method::kRouted, Score::kKMeans,
+       [](O& o) { o.plan.heads_together = false; }, [](P& p, S&, H&) { p.heads_together = 0; }},
       {"adaptive", topk, Score::kOracle, [](O& o) { o.plan.adaptive = 1; },
        [](P& p, S&, H&) { p.adaptive = 1; }},
       {"projections", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.projections = 2; },

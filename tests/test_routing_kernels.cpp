@@ -117,74 +117,53 @@ TEST(RoutingKernels, SumsAndSharesAreExact) {
   });
 }
 
-TEST(RoutingKernels, RanksOrderByTheLargestShare) {
-  for_all([](const tile::RowKernels& k, const Scores& x) {
-    const std::vector<float> total = totals(x);
-    const auto lanes = static_cast<std::size_t>(x.vecs * kLanes);
-    std::vector<float> top(lanes);
-    std::vector<std::uint32_t> rank(lanes);
-    k.rank_nodes(x.s.data(), x.s_vec, x.vecs, x.rows, x.scale, total.data(), top.data(),
-                 rank.data());
-    std::vector<double> want;
-    for (int j = 0; j < x.n; ++j) {
-      double best = -1e30;
-      for (int r = 0; r < x.rows; ++r)
-        best = std::max(best,
-                        double{x.scale} * x.at(j, r) - double{total[static_cast<std::size_t>(r)]});
-      want.push_back(best);
-      EXPECT_NEAR(top[static_cast<std::size_t>(j)], best, 1e-4);
-      EXPECT_LT(rank[static_cast<std::size_t>(j)], 1u << 22);
-    }
-    for (std::size_t a = 0; a < want.size(); ++a)
-      for (std::size_t b = 0; b < want.size(); ++b)
-        if (want[a] > want[b] + 0.01 + std::abs(want[b]) / 1024) {
-          EXPECT_GT(rank[a], rank[b]);
-        }
-  });
-}
-
-TEST(RoutingKernels, NaNRanksLast) {
-  for (const tile::RowKernels* k : tile::all_row_kernels()) {
-    Scores x(20, 1, 1);
-    x.s[3] = std::numeric_limits<float>::quiet_NaN();
-    const float total = 0;
-    std::vector<float> top(32);
-    std::vector<std::uint32_t> rank(32);
-    k->rank_nodes(x.s.data(), x.s_vec, x.vecs, 1, x.scale, &total, top.data(), rank.data());
-    for (std::size_t j = 0; j < 20; ++j) EXPECT_GE(rank[j], rank[3]) << name_of(k->isa);
-  }
-}
-
-TEST(RoutingKernels, SharesWhereTheyCanMatter) {
+TEST(RoutingKernels, RanksOrderByTheShareOfAKey) {
   for_all([](const tile::RowKernels& k, const Scores& x) {
     std::vector<float> total = totals(x);
     for (float& t : total) t += 1;  // something else is read too
     const auto lanes = static_cast<std::size_t>(x.vecs * kLanes);
     std::vector<float> share(lanes);
     std::vector<std::uint32_t> rank(lanes);
-    k.rank_nodes(x.s.data(), x.s_vec, x.vecs, x.rows, x.scale, total.data(), share.data(),
-                 rank.data());
-    std::vector<std::uint32_t> sorted(rank.begin(), rank.begin() + x.n);
-    std::sort(sorted.begin(), sorted.end());
-    const std::uint32_t threshold = sorted[sorted.size() * 3 / 4];
-    const float worth = 0.01f;
-    k.mean_shares(x.s.data(), x.s_vec, x.vecs, x.rows, x.scale, x.weight.data(), total.data(),
-                  rank.data(), threshold, worth, share.data());
+    k.rank_nodes(x.s.data(), x.s_vec, x.vecs, x.rows, x.scale, x.weight.data(), total.data(),
+                 share.data(), rank.data());
+    std::vector<double> want;
     for (int j = 0; j < x.n; ++j) {
       const auto i = static_cast<std::size_t>(j);
       double mean = 0;
       for (int r = 0; r < x.rows; ++r)
-        mean += std::exp2(double{x.scale} * x.at(j, r) + x.weight[i] -
-                          double{total[static_cast<std::size_t>(r)]}) /
-                x.rows;
-      if (rank[i] >= threshold)
-        EXPECT_EQ(share[i], 0.0f);
-      else if (mean > double{worth})
-        EXPECT_NEAR(share[i], mean, 0.031 * mean);
-      else
-        EXPECT_LE(share[i], 1.031 * mean);
+        mean +=
+            std::exp2(double{x.scale} * x.at(j, r) - double{total[static_cast<std::size_t>(r)]}) /
+            x.rows;
+      want.push_back(mean);
+      EXPECT_NEAR(share[i], mean * double{x.count[i]}, 0.031 * mean * double{x.count[i]});
+      EXPECT_LT(rank[i], 1u << 22);
     }
+    for (std::size_t i = want.size(); i < lanes; ++i) EXPECT_EQ(share[i], 0.0f);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      for (std::size_t j = 0; j < want.size(); ++j)
+        if (want[i] > want[j] * 1.07) {
+          EXPECT_GT(rank[i], rank[j]);
+        }
   });
+}
+
+TEST(RoutingKernels, NaNRanksLastAndOtherQueriesStillCount) {
+  for (const tile::RowKernels* k : tile::all_row_kernels()) {
+    Scores x(20, 2, 1);
+    x.s[3] = x.s[kLanes + 3] = std::numeric_limits<float>::quiet_NaN();
+    std::vector<float> total{0, std::numeric_limits<float>::quiet_NaN()}, share(32), clean(32);
+    std::vector<std::uint32_t> rank(32), clean_rank(32);
+    k->rank_nodes(x.s.data(), x.s_vec, x.vecs, 2, x.scale, x.weight.data(), total.data(),
+                  share.data(), rank.data());
+    k->rank_nodes(x.s.data(), x.s_vec, x.vecs, 1, x.scale, x.weight.data(), total.data(),
+                  clean.data(), clean_rank.data());
+    for (std::size_t j = 0; j < 20; ++j) {
+      EXPECT_GE(rank[j], rank[3]) << name_of(k->isa);
+      if (j != 3) {
+        EXPECT_NEAR(share[j], clean[j] / 2, 1e-5f * clean[j]) << name_of(k->isa);
+      }
+    }
+  }
 }
 
 TEST(RoutingKernels, ThresholdTakesTheBestThatFit) {

@@ -154,9 +154,10 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                            tile::kernels(options.compute, k.dtype).bf16, options.plan)
                  .method;
   const std::int64_t heads = k.shape[0] * k.shape[1], d = q.shape[3], d_v = v.shape[3];
-  const std::int64_t lanes = method == Method::kDense    ? std::max<std::int64_t>(256, 16 * group)
-                             : method == Method::kRouted ? options.plan.tile
-                                                         : options.plan.tile * group;
+  const std::int64_t lanes = method == Method::kDense ? std::max<std::int64_t>(256, 16 * group)
+                             : method == Method::kRouted && !options.plan.heads_together
+                                 ? options.plan.tile
+                                 : options.plan.tile * group;
   const bool hyper = method == Method::kHyper || method == Method::kPrescoredHyper;
   // Nodes that compete at once: all clusters, unless there are so many that groups go first.
   const std::int64_t opened = options.plan.open_groups > 0
@@ -182,12 +183,14 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                     ? options.index.segment * (d * size_of(k.dtype) + d_v * size_of(v.dtype))
                     : 0));
     const std::int64_t width = tile::kernels(options.compute, k.dtype).bf16 ? 2 : 4;
-    const std::int64_t routing =
-        round_up((options.plan.tile - 1) / options.plan.route_stride + 1, 16);
-    // Lists and converted rows of the candidates, their scores (one lane vector of the routing
-    // queries beyond 1,024 candidates), and what building a segment takes.
+    const std::int64_t together = options.plan.heads_together ? group : 1;
+    const std::int64_t routing = round_up(
+        together * ((options.plan.tile - 1) / (options.plan.route_stride * together) + 1), 16);
+    // Lists and converted rows of the candidates, their scores (fewer routing queries beyond 1,024
+    // candidates), and what building a segment takes.
     const std::int64_t scores =
-        std::max(candidates * 16, std::min(candidates, kManyCandidates + 16) * routing) * 4;
+        std::max(candidates * kFewRouting, std::min(candidates, kManyCandidates + 16) * routing) *
+        4;
     worker += candidates * (2 * 40 + round_up(d, 32) * width) + scores +
               options.index.segment * (d + 64) * 8;
   }

@@ -56,86 +56,86 @@ void Candidates::pack(const RouteProducts& p) {
   packed_ = size / kLanes;
 }
 
-void Estimator::start(const Tensor& q, const Tile& tile, std::int64_t stride,
+void Estimator::start(const Tensor& q, const Tile& tile, std::int64_t heads, std::int64_t step,
                       const RouteProducts& p) {
   row_.clear();
   for (const std::int64_t phase : {0, 2, 1, 3})
-    for (std::int64_t i = tile.last - 1 - phase * stride; i >= tile.first; i -= 4 * stride)
-      row_.push_back(row(q, tile.batch, tile.head, i));
+    for (std::int64_t i = tile.last - 1 - phase * step; i >= tile.first; i -= 4 * step)
+      for (std::int64_t h = 0; h < heads; ++h) row_.push_back(row(q, tile.batch, tile.head + h, i));
   queries_ = static_cast<int>(row_.size());
-  fitted_ = 0;
   if (p.single) {
-    p.rows.to_f32(row_[0], q.dtype, p.d, query_.reserve(p.d));
+    float* to = query_.reserve(std::int64_t{queries_} * p.d);
+    for (const void* query : row_) p.rows.to_f32(query, q.dtype, p.d, to), to += p.d;
   } else {
     const auto pad = static_cast<int>(round_up(queries_, p.kernels.row_multiple));
     p.kernels.load_k(row_.data(), q.dtype, queries_, pad, p.d, p.d_pad,
                      block_.reserve(pad * p.row_bytes()));
   }
-  m_.reserve(std::int64_t{queries_} * kLanes);
-  l_.reserve(std::int64_t{queries_} * kLanes);
-  far_total_.resize(row_.size());
-  total_.resize(row_.size());
 }
 
 std::int64_t Estimator::estimate(const Candidates& c, const Candidates* read, float scale,
                                  const RouteProducts& p) {
-  const int rows = rows_ = c.size > kManyCandidates ? std::min(queries_, kLanes) : queries_;
-  s_vec_ = round_up(rows, p.single ? 1 : p.kernels.row_multiple) * kLanes;
-  std::fill_n(m_.data(), rows * kLanes, tile::kEmptyMax);
-  std::fill_n(l_.data(), rows * kLanes, 0.0f);
-  add_totals(c, rows, scale, score_, p);
-  take_totals(rows, p, far_total_);
-  std::int64_t products = std::int64_t{c.size} * rows;
-  if (read != nullptr) {
-    add_totals(*read, rows, scale, read_score_, p);
-    take_totals(rows, p, total_);
-    fitted_ = rows;
-    products += std::int64_t{read->size} * rows;
-  }
+  if (read != nullptr) find_totals(c, *read, scale, p);
   const auto lanes = static_cast<std::size_t>(c.vecs() * kLanes);
   if (rank.size() < lanes) rank.resize(2 * lanes), share.resize(2 * lanes);
-  p.rows.rank_nodes(score_.data(), s_vec_, c.vecs(), rows, scale, far_total_.data(), share.data(),
-                    rank.data());
-  return products;
+  const int piece = std::clamp(512 / rows_, 1, tile::kMaxPiece);  // 32 KiB
+  float* const scores = score_.reserve(c.vecs() * s_vec_);
+  for (int v = 0; v < c.vecs(); v += piece) {
+    const int vecs = std::min(piece, c.vecs() - v);
+    float* const s = scores + v * s_vec_;
+    if (read == nullptr) multiply(c, v, vecs, s, p);
+    p.rows.rank_nodes(s, s_vec_, vecs, rows_, scale, c.weight.data() + v * kLanes, total_.data(),
+                      share.data() + v * kLanes, rank.data() + v * kLanes);
+  }
+  return std::int64_t{c.size + (read != nullptr ? read->size : 0)} * rows_;
 }
 
-void Estimator::find_shares(const Candidates& c, std::uint32_t threshold, float scale, float worth,
+void Estimator::find_totals(const Candidates& c, const Candidates& read, float scale,
                             const RouteProducts& p) {
-  p.rows.mean_shares(score_.data(), s_vec_, c.vecs(), std::min(rows_, fitted_), scale,
-                     c.weight.data(), total_.data(), rank.data(), threshold, worth, share.data());
+  rows_ = c.size > kManyCandidates ? std::min(queries_, static_cast<int>(kFewRouting)) : queries_;
+  s_vec_ = round_up(rows_, p.single ? 1 : p.kernels.row_multiple) * kLanes;
+  const std::int64_t lanes = std::int64_t{rows_} * kLanes;
+  std::fill_n(m_.reserve(lanes), lanes, tile::kEmptyMax);
+  std::fill_n(l_.reserve(lanes), lanes, 0.0f);
+  add_totals(c, scale, score_, p);
+  add_totals(read, scale, read_score_, p);
+  total_.resize(static_cast<std::size_t>(rows_));
+  for (int i = 0; i < rows_; ++i)
+    total_[static_cast<std::size_t>(i)] =
+        p.rows.total(m_.data() + i * kLanes, l_.data() + i * kLanes);
 }
 
-// score <- candidates times the first `rows` queries, whose running totals take them in; in pieces
-// whose scores are still in cache then.
-void Estimator::add_totals(const Candidates& c, int rows, float scale, Buffer<float>& score,
+// score <- candidates times the queries, whose running totals take them in; in pieces whose scores
+// are still in cache then.
+void Estimator::add_totals(const Candidates& c, float scale, Buffer<float>& score,
                            const RouteProducts& p) {
-  const int piece = std::clamp(512 / rows, 1, tile::kMaxPiece);  // 32 KiB
+  const int piece = std::clamp(512 / rows_, 1, tile::kMaxPiece);  // 32 KiB
   float* const scores = score.reserve(c.vecs() * s_vec_);
   for (int v = 0; v < c.vecs(); v += piece) {
     const int vecs = std::min(piece, c.vecs() - v);
     float* const s = scores + v * s_vec_;
     multiply(c, v, vecs, s, p);
-    p.rows.add_totals(s, s_vec_, vecs, rows, scale, c.weight.data() + v * kLanes, m_.data(),
+    p.rows.add_totals(s, s_vec_, vecs, rows_, scale, c.weight.data() + v * kLanes, m_.data(),
                       l_.data());
   }
-}
-
-void Estimator::take_totals(int rows, const RouteProducts& p, std::vector<float>& total) const {
-  for (int i = 0; i < rows; ++i)
-    total[static_cast<std::size_t>(i)] =
-        p.rows.total(m_.data() + i * kLanes, l_.data() + i * kLanes);
 }
 
 void Estimator::multiply(const Candidates& c, int first_vec, int vecs, float* score,
                          const RouteProducts& p) const {
   const int first = first_vec * kLanes;
-  if (p.single) {
-    const int n = std::min(vecs * kLanes, c.size - first);
-    p.rows.dots(query_.data(), c.row.data() + first, p.k_type, n, p.d, score);
-    std::fill(score + n, score + vecs * kLanes, 0.0f);
-  } else {
+  if (!p.single) {
     p.kernels.scores(block_.data(), static_cast<int>(s_vec_ / kLanes),
                      c.lanes.data() + first * p.row_bytes(), vecs, p.d_pad, score, s_vec_);
+    return;
+  }
+  for (int v = 0; v < vecs; ++v) {
+    const int n = std::min(kLanes, c.size - first - v * kLanes);
+    for (int i = 0; i < rows_; ++i) {
+      float* const to = score + v * s_vec_ + i * kLanes;
+      p.rows.dots(query_.data() + std::int64_t{i} * p.d, c.row.data() + first + v * kLanes,
+                  p.k_type, n, p.d, to);
+      std::fill(to + n, to + kLanes, 0.0f);
+    }
   }
 }
 

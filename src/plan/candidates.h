@@ -10,19 +10,19 @@
 
 namespace prescore {
 
-/// More candidates than this (far keys beyond 32,768 in groups of 32) are searched by one lane
-/// vector's worth of the routing queries only, so that planning stays below reading.
-inline constexpr std::int64_t kManyCandidates = 1024;
+/// More candidates than this (far keys beyond 32,768 in groups of 32) are searched by so many of
+/// the routing queries only, so that planning stays below reading.
+inline constexpr std::int64_t kManyCandidates = 1024, kFewRouting = 32;
 
 /// The products of one call: queries against mean keys.
 struct RouteProducts {
-  RouteProducts(const KeyIndex::Impl& index, bool single_query);
+  RouteProducts(const KeyIndex::Impl& index, bool single_position);
 
   const tile::Kernels& kernels;
   const tile::RowKernels& rows;
   DType k_type;
   int d, d_pad;
-  bool single;  ///< one query at a time: rows are read as they lie, nothing is packed
+  bool single;  ///< one position at a time: rows are read as they lie, nothing is packed
   std::int64_t row_bytes() const noexcept { return std::int64_t{d_pad} * (kernels.bf16 ? 2 : 4); }
 };
 
@@ -57,40 +57,36 @@ class Estimator {
   /// The next tile begins.
   void clear() noexcept { queries_ = 0; }
   bool started() const noexcept { return queries_ > 0; }
-  /// Every stride-th query of the tile, counted back from its last; first every fourth of them.
-  void start(const Tensor& q, const Tile& tile, std::int64_t stride, const RouteProducts& products);
+  /// The queries of `heads` heads from tile.head on: of each every step-th query, counted back from
+  /// the tile's last, in the order that any first part of them is spread out.
+  void start(const Tensor& q, const Tile& tile, std::int64_t heads, std::int64_t step,
+             const RouteProducts& products);
 
-  /// rank <- how much the query that wants a candidate most would attend to a key of it, among the
-  /// candidates: every query has the same say, however little it looks far back. The first call of
-  /// a tile has the keys that are `read` anyway, from which the whole attention of a query is
-  /// known from then on; null later. Returns the number of products.
+  /// share <- the part of all attention that each candidate holds, averaged over the queries; rank
+  /// <- the same of one of its keys. The first call of a tile has the uppermost candidates and the
+  /// keys that are `read` anyway, from which the whole attention of a query is known from then on;
+  /// null later. Returns the number of products.
   std::int64_t estimate(const Candidates& candidates, const Candidates* read, float scale,
                         const RouteProducts& products);
-  /// share <- of the candidates of the last call with a rank below the threshold: their share of
-  /// the whole attention, averaged over the queries, where it can exceed `worth`, else zero.
-  void find_shares(const Candidates& candidates, std::uint32_t threshold, float scale, float worth,
-                   const RouteProducts& products);
 
   std::vector<std::uint32_t> rank;
   std::vector<float> share;
 
  private:
-  void add_totals(const Candidates&, int rows, float scale, Buffer<float>& score,
-                  const RouteProducts&);
-  void take_totals(int rows, const RouteProducts&, std::vector<float>& total) const;
+  void find_totals(const Candidates&, const Candidates& read, float scale, const RouteProducts&);
+  void add_totals(const Candidates&, float scale, Buffer<float>& score, const RouteProducts&);
   void multiply(const Candidates&, int first_vec, int vecs, float* score,
                 const RouteProducts&) const;
 
   int queries_ = 0;
-  int rows_ = 0;              // of them, from the first on, those that the last call asked
-  int fitted_ = 0;            // and those whose total_ is known
+  int rows_ = 0;              // of them, from the first on, those that are asked
   std::ptrdiff_t s_vec_ = 0;  // between lane vectors of score_
   std::vector<const void*> row_;
   Buffer<std::byte> block_;           // queries as rows
-  Buffer<float> query_;               // the only one, in f32
+  Buffer<float> query_;               // the same in f32, for one position
   Buffer<float> score_, read_score_;  // [vec][row, padded][16]
   Buffer<float> m_, l_;               // [row][16] running totals
-  std::vector<float> far_total_, total_;
+  std::vector<float> total_;          // of all that a query attends to
 };
 
 }  // namespace prescore

@@ -30,6 +30,7 @@ class RoutedPlanner final : public Planner {
  public:
   RoutedPlanner(const PlanInputs& in, const PlanOptions& o)
       : in_(in), options_(o), index_(in.index->impl()),
+        heads_(o.heads_together ? in.q.shape[1] / index_.h : 1),
         products_(index_, tile_size(o, index_.options.sinks) == 1),
         scratch_(static_cast<std::size_t>(std::max(1, in.workers))),
         log2_(static_cast<std::size_t>(index_.options.segment + 1)) {
@@ -38,6 +39,8 @@ class RoutedPlanner final : public Planner {
   }
 
   std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
+
+  bool shared_by_group() const noexcept override { return options_.heads_together; }
 
   std::int64_t dense_queries() const noexcept override {
     const Visibility& v = in_.visibility;
@@ -128,7 +131,7 @@ class RoutedPlanner final : public Planner {
               Scratch& s, TilePlan& out) const {
     const Candidates* read = nullptr;
     if (!s.estimator.started()) {
-      s.estimator.start(in_.q, tile, options_.route_stride, products_);
+      s.estimator.start(in_.q, tile, heads_, options_.route_stride * heads_, products_);
       load_read(tile, x, s.read);
       read = &s.read;
     }
@@ -136,8 +139,6 @@ class RoutedPlanner final : public Planner {
     out.products += s.estimator.estimate(c, read, scale, products_);
     const std::uint32_t threshold = products_.rows.threshold(
         s.estimator.rank.data(), c.count.data(), c.size, static_cast<float>(limit));
-    if (options_.standins == StandIns::kAuto)
-      s.estimator.find_shares(c, threshold, scale, options_.standin_share, products_);
     // Above `worth` a node stands in: always or never, whatever the estimates, but for kAuto.
     const float worth = options_.standins == StandIns::kAuto   ? options_.standin_share
                         : options_.standins == StandIns::kNone ? 1e30f
@@ -191,6 +192,7 @@ class RoutedPlanner final : public Planner {
   PlanInputs in_;
   PlanOptions options_;
   const KeyIndex::Impl& index_;
+  std::int64_t heads_;  // that choose together
   RouteProducts products_;
   mutable std::vector<Scratch> scratch_;
   std::vector<float> log2_;

@@ -145,10 +145,8 @@ std::set<std::int64_t> top_keys(std::span<const float> scores, std::int64_t begi
 
 /// Estimated shares of attention; `read` are the keys that are read anyway.
 struct NodeShares {
-  /// Of one key of the node among all keys of the nodes, for the query that wants it most.
-  std::vector<double> most;
-  /// Of the whole node among everything, averaged over the queries.
-  std::vector<double> mean;
+  std::vector<double> key;   ///< of one key of the node among everything, averaged over the queries
+  std::vector<double> node;  ///< of all its keys
 };
 NodeShares node_shares(std::span<const double* const> queries, const KeyIndex& index,
                        std::int64_t b, std::int64_t h_kv, std::span<const std::int64_t> nodes,

@@ -325,17 +325,16 @@ NodeShares node_shares(std::span<const double* const> queries, const KeyIndex& i
   NodeShares shares{std::vector<double>(nodes.size()), std::vector<double>(nodes.size())};
   for (const double* q : queries) {
     std::vector<double> weight;
-    double far = 0;
+    double total = 0;
     for (const std::int64_t node : nodes) {
       weight.push_back(std::exp(scale * dot(q, means.row(b, h_kv, node), d)));
-      far += weight.back() * index.count(b, h_kv, node);
+      total += weight.back() * index.count(b, h_kv, node);
     }
-    double total = far;
     for (const Entry& e : read) total += std::exp(scale * dot(q, e.key, d) + e.log_weight);
     for (std::size_t i = 0; i < nodes.size(); ++i) {
-      shares.most[i] = std::max(shares.most[i], weight[i] / far);
-      shares.mean[i] +=
-          weight[i] * index.count(b, h_kv, nodes[i]) / total / static_cast<double>(queries.size());
+      const double share = weight[i] / total / static_cast<double>(queries.size());
+      shares.key[i] += share;
+      shares.node[i] += share * index.count(b, h_kv, nodes[i]);
     }
   }
   return shares;

@@ -102,10 +102,11 @@ struct RowKernels {
                      const float* weight, float* m, float* l);
   /// The log2 of what sixteen lanes of (m, l) add up to.
   float (*total)(const float* m, const float* l);
-  /// top[node] <- the largest scale s - total[row], the largest share of a key in what the rows
-  /// attend to; rank orders by it (larger is better, below 2^22, NaN is 0).
+  /// share[node] <- the mean over the rows of 2^(scale s + weight - total[row]): the part of what
+  /// they attend to that the node holds, to within 3 %; rank orders by the part of one of its keys
+  /// (larger is better, below 2^22, NaN counts as nothing).
   void (*rank_nodes)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
-                     const float* total, float* top, std::uint32_t* rank);
+                     const float* weight, const float* total, float* share, std::uint32_t* rank);
   /// add_totals without weights, exact: exponents are s, hidden keys kMasked.
   void (*add_log_sums)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float* m,
                        float* l);
@@ -117,12 +118,6 @@ struct RowKernels {
   /// Of those just below t the first are raised to t for as long as they fit. Counts are whole
   /// numbers below 2^24 in all.
   std::uint32_t (*threshold)(std::uint32_t* rank, const float* count, int n, float limit);
-  /// share[node] <- the mean over the rows of 2^(scale s + weight - total[row]), to within 3 %,
-  /// where rank < threshold and share[node], at first a bound of its log2 without the weight, does
-  /// not exclude that it exceeds `worth`; zero elsewhere.
-  void (*mean_shares)(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
-                      const float* weight, const float* total, const std::uint32_t* rank,
-                      std::uint32_t threshold, float worth, float* share);
   /// Nodes with rank >= threshold, and of the others those with share > worth, both in order. Both
   /// outputs have room for n + 16 nodes.
   void (*partition)(const std::int32_t* node, const std::uint32_t* rank, const float* share, int n,

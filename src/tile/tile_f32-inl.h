@@ -372,9 +372,8 @@ inline Kernels make_kernels(Isa isa) {
 }
 
 inline RowKernels make_row_kernels(Isa isa) {
-  return {isa,       dots,        axpys,     exp2s,      max_of,       to_f32,
-          from_f32,  add_totals,  total,     rank_nodes, add_log_sums, add_shares,
-          threshold, mean_shares, partition, argmax};
+  return {isa,   dots,       axpys,        exp2s,      max_of,    to_f32,    from_f32, add_totals,
+          total, rank_nodes, add_log_sums, add_shares, threshold, partition, argmax};
 }
 
 }  // namespace

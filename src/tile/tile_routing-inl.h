@@ -91,50 +91,27 @@ HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> ordered(V x) {
 }
 
 void rank_nodes(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
-                const float* total, float* top, std::uint32_t* rank) {
+                const float* weight, const float* total, float* share, std::uint32_t* rank) {
   const D d;
   const hn::RebindToUnsigned<D> du;
-  const V factor = hn::Set(d, scale);
+  const V factor = hn::Set(d, scale * kUnit);
+  const float part_of_mean = 1.0f / static_cast<float>(rows);
   for (int i = 0; i < vecs * kParts; ++i) {  // machine vectors of nodes
     const float* at = s + i / kParts * s_vec + i % kParts * kN;
-    const auto exponent = [&](int row) {
-      return hn::MulSub(hn::Load(d, at + row * kLanes), factor, hn::Set(d, total[row]));
+    const auto part = [&](int row) {  // of one key; at most 1
+      const V offset = hn::Set(d, kBias - total[row] * kUnit);
+      return float_of_bits(hn::MulAdd(hn::Load(d, at + row * kLanes), factor, offset));
     };
-    V a = hn::Set(d, kMasked), b = a;
+    V a = hn::Zero(d), b = a;
     int row = 0;
     for (; row + 2 <= rows; row += 2) {
-      a = hn::Max(a, exponent(row));
-      b = hn::Max(b, exponent(row + 1));
+      a = hn::Add(a, part(row));
+      b = hn::Add(b, part(row + 1));
     }
-    if (row < rows) a = hn::Max(a, exponent(row));
-    a = hn::Max(a, b);
-    hn::StoreU(a, d, top + i * kN);
-    hn::StoreU(ordered(a), du, rank + i * kN);
-  }
-}
-
-void mean_shares(const float* s, std::ptrdiff_t s_vec, int vecs, int rows, float scale,
-                 const float* weight, const float* total, const std::uint32_t* rank,
-                 std::uint32_t threshold, float worth, float* share) {
-  const D d;
-  const I di;
-  const V bits = hn::Set(d, scale * kUnit), log_worth = hn::Set(d, std::log2(worth));
-  const V part_of_mean = hn::Set(d, 1.0f / static_cast<float>(rows));
-  const auto limit = hn::Set(di, static_cast<std::int32_t>(threshold));
-  for (int i = 0; i < vecs * kParts; ++i) {
-    const V w = hn::LoadU(d, weight + i * kN);
-    const auto r = hn::LoadU(di, reinterpret_cast<const std::int32_t*>(rank) + i * kN);
-    const auto wanted = hn::And(hn::RebindMask(d, hn::Lt(r, limit)),
-                                hn::Gt(hn::Add(hn::LoadU(d, share + i * kN), w), log_worth));
-    V sum = hn::Zero(d);
-    if (!hn::AllFalse(d, wanted)) {
-      const float* at = s + i / kParts * s_vec + i % kParts * kN;
-      for (int row = 0; row < rows; ++row)  // of one key; shares of one key are at most 1
-        sum = hn::Add(sum, float_of_bits(hn::MulAdd(hn::Load(d, at + row * kLanes), bits,
-                                                    hn::Set(d, kBias - total[row] * kUnit))));
-      sum = hn::Mul(sum, exp2_or_zero(w));
-    }
-    hn::StoreU(hn::IfThenElseZero(wanted, hn::Mul(sum, part_of_mean)), d, share + i * kN);
+    if (row < rows) a = hn::Add(a, part(row));
+    const V sum = hn::Mul(hn::Add(a, b), hn::Set(d, part_of_mean));
+    hn::StoreU(ordered(sum), du, rank + i * kN);
+    hn::StoreU(hn::Mul(sum, exp2_or_zero(hn::LoadU(d, weight + i * kN))), d, share + i * kN);
   }
 }
 
