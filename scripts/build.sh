@@ -10,10 +10,12 @@ launcher=()
 if command -v ccache >/dev/null; then
   launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 fi
-# llama.cpp's place changes when the machine or the pinned version does: configure anew then.
+# llama.cpp's place changes when the machine or the pinned version does, and it may have come since:
+# configure anew then.
 llama=$("$root/scripts/build_llama.sh" --print-prefix)
 if [ ! -e "build/$1/build.ninja" ] ||
-  ! grep -qsxF "PRESCORE_LLAMA_PREFIX:PATH=$llama" "build/$1/CMakeCache.txt"; then
+  ! grep -qsxF "PRESCORE_LLAMA_PREFIX:PATH=$llama" "build/$1/CMakeCache.txt" ||
+  { [ -d "$llama" ] && grep -qs "^llama_DIR:PATH=.*NOTFOUND" "build/$1/CMakeCache.txt"; }; then
   "$cmake" --preset "$1" --fresh -DCMAKE_MAKE_PROGRAM="$ninja" -DPRESCORE_LLAMA_PREFIX:PATH="$llama" \
     "${launcher[@]}"
 fi

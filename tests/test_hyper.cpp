@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <numbers>
+#include <set>
 #include <tuple>
 
 #include "plan/lsh.h"
@@ -274,6 +275,89 @@ TEST(PrescoredHyper, ReadsOnlySelectedKeysFarBack) {
       EXPECT_TRUE(key >= 100 && key < 110) << key;
     }
     EXPECT_EQ(far, 10);
+  }
+}
+
+// What the published code does otherwise (PublishedFlaws), one by one.
+class Flaws : public testing::Test {
+ protected:
+  Flaws() : t_(random_trial(7, Method::kPrescoredHyper)) {
+    Case c;
+    c.n_q = 64, c.n_kv = 640;
+    t_.data = Data(c);
+    t_.scores = random_scores(c, 5);
+    t_.options = small_plan(Method::kPrescoredHyper, 50);
+    t_.options.hyper = {.projections = 4, .block = 12, .samples = 1000, .leaf = 64, .selected = 90};
+  }
+  Plan plan() {
+    const auto planner = t_.planner();
+    return make_plan(t_.data.inputs(), *planner, *make_serial_executor());
+  }
+  // exp(lse) of one head's queries.
+  std::vector<double> masses() {
+    const auto planner = t_.planner();
+    attend(t_.data.inputs(), *planner, t_.data.state(), *make_serial_executor());
+    std::vector<double> mass;
+    for (std::int64_t i = 0; i < 64; ++i) mass.push_back(std::exp(t_.data.lse.get(0, 0, i, 0)));
+    return mass;
+  }
+  Trial t_;
+};
+
+TEST_F(Flaws, ZeroedKeysAddOneEachToTheSoftmax) {
+  const std::vector<double> clean = masses();
+  const auto reads = reads_of(t_, plan());
+  t_.options.flaws.zeroed = true;  // with all samples that there are: every removed key is read
+  const std::vector<double> flawed = masses();
+  for (std::int64_t i = 0; i < 64; ++i) {
+    const std::int64_t position = 576 + i;
+    const auto kept = static_cast<std::int64_t>(reads.at({0, 0, position}).size());
+    const auto at = static_cast<std::size_t>(i);
+    EXPECT_LT(kept, position - 300) << "the case removes nothing";
+    const double removed = static_cast<double>(position + 1 - kept);
+    EXPECT_NEAR(flawed[at], clean[at] + removed, 1e-3 * flawed[at]) << position;
+  }
+}
+
+TEST_F(Flaws, SamplesRepeatKeysOfTheBlock) {
+  t_.options.hyper.samples = 40;
+  const auto twice = [&] {
+    int n = 0;
+    for (const TilePlan& reads : plan().reads) {
+      const std::set<std::int32_t> once(reads.keys.begin(), reads.keys.end());
+      n += static_cast<int>(reads.keys.size() - once.size());
+    }
+    return n;
+  };
+  EXPECT_EQ(twice(), 0);
+  t_.options.flaws.repeats = true;
+  EXPECT_GT(twice(), 50);
+}
+
+TEST_F(Flaws, PaddingFillsTheLastBlock) {
+  const auto rows = [&] {
+    float most = 0;
+    for (const TilePlan& reads : plan().reads) most = std::max(most, reads.zero_rows);
+    return most;
+  };
+  EXPECT_EQ(rows(), 0);
+  t_.options.flaws.padding = true;
+  EXPECT_GT(rows(), 0);
+  EXPECT_LT(rows(), 12);
+}
+
+TEST(FlattenedScores, AreOfTheKeysOfAllHeads) {
+  for (const std::int64_t heads : {1, 2}) {
+    Case c;
+    c.h_q = c.h_kv = heads, c.n_q = c.n_kv = 900;
+    Data own(c), flattened(c);
+    Options o;
+    o.plan = small_plan(Method::kTopK, 100);
+    o.plan.score = Score::kLeverage, o.score.segment = 64;
+    attention(own.q.view(), own.k.view(), own.v.view(), own.state(), o);
+    o.plan.flaws.flattened = true;
+    attention(flattened.q.view(), flattened.k.view(), flattened.v.view(), flattened.state(), o);
+    EXPECT_EQ(own.o.same_bits(flattened.o), heads == 1);
   }
 }
 

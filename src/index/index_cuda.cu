@@ -51,6 +51,8 @@ class Builder {
 
   __device__ void build() {
     if (first_key_ < 0) return;
+    prefetch(p_.v, p_.d_v, head_, segment_);
+    prefetch_next();
     find_mean();
     seed();
     for (int it = 0; it < index_.iterations; ++it) {
@@ -85,6 +87,22 @@ class Builder {
   __device__ std::uint32_t& centroid(int from, int rows, int row, int pair) const {
     return *at<std::uint32_t>(from + static_cast<int>(swizzled(rows, row, pair / 4)) +
                               (pair % 4) * 4);
+  }
+
+  // Into the L2 cache: a thread has a row.
+  __device__ void prefetch(const View& from, int width, int head, int segment) const {
+    const SegmentInfo s = index_.segment[segment];
+    if (s.k < 0) return;
+    const T* at = row<T>(from, s.batch, head, s.k + thread_);
+    for (int c = 0; c < width; c += 64) asm volatile("prefetch.global.L2 [%0];" ::"l"(at + c));
+  }
+  // The keys of the block that probably follows on this multiprocessor.
+  __device__ void prefetch_next() const {
+    int processors;
+    asm("mov.u32 %0, %%nsmid;" : "=r"(processors));
+    const int next = head_ * index_.segments + segment_ + processors * S::kShared;
+    if (next < p_.h_kv * index_.segments)
+      prefetch(p_.k, p_.d, next / index_.segments, next % index_.segments);
   }
 
   // A lane has kPairs neighbouring pairs of columns of every row.
@@ -213,19 +231,26 @@ class Builder {
   // Labels of all keys.
   __device__ void assign() {
     set_bias(S::centroid, kMaxClusters, index_.clusters, true);
+    if (index_.clusters <= kMaxClusters / 2)
+      assign_to<kMaxClusters / 2>();
+    else
+      assign_to<kMaxClusters>();
+    __syncthreads();
+  }
+  template <int kColumns>
+  __device__ void assign_to() {
     constexpr int kMine = kKeys / 16;
     if constexpr (S::kShared > 1) {  // few registers
 #pragma unroll 1
-      for (int m = 0; m < kMine; ++m) assign_rows<1>(m);
+      for (int m = 0; m < kMine; ++m) assign_rows<1, kColumns>(m);
     } else {
-      assign_rows<kMine>(0);
+      assign_rows<kMine, kColumns>(0);
     }
-    __syncthreads();
   }
-  // Of the blocks of 16 keys [first, first + kMine) of the warp.
-  template <int kMine>
+  // Of the blocks of 16 keys [first, first + kMine) of the warp, to the first kColumns clusters.
+  template <int kMine, int kColumns>
   __device__ void assign_rows(int first) {
-    constexpr int kTiles = kMaxClusters / 8;
+    constexpr int kTiles = kColumns / 8;
     float c[kMine][kTiles][4] = {};
     const std::uint32_t base = smem_address(shared_);
     const int row = warp_ * kKeys + first * 16;

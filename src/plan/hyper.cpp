@@ -22,13 +22,10 @@
 namespace prescore {
 namespace {
 
-constexpr std::int32_t kZeroRow = -1;  // PublishedFlaws::zeroed: a key that was not selected
-
-/// Keys between two leaf boundaries in hash order.
+/// Keys between two leaf boundaries.
 struct Span {
-  std::vector<std::int32_t> keys;   ///< by bucket, in Hamming order; ascending within one
-  std::int64_t padding = 0;         ///< PublishedFlaws: zero rows behind the last
-  std::vector<std::int32_t> start;  ///< [buckets + 1]
+  HashOrder order;
+  std::int64_t padding = 0;  ///< PublishedFlaws: zero rows behind the last
 };
 
 class HyperPlanner final : public Planner {
@@ -145,38 +142,10 @@ class HyperPlanner final : public Planner {
 
   void sort_span(std::int64_t bh, std::int64_t leaf, const std::vector<float>& products) {
     Span& s = span(bh, leaf);
-    s.keys = candidates(bh, leaf);
+    s.order = hash_order(candidates(bh, leaf), hash_, products.data(), options_.hyper.centred);
+    const auto n = static_cast<std::int64_t>(s.order.keys.size());
     if (options_.flaws.padding && options_.hyper.block > 0)
-      s.padding = round_up(static_cast<std::int64_t>(s.keys.size()), options_.hyper.block) -
-                  static_cast<std::int64_t>(s.keys.size());
-    const auto bits = static_cast<std::size_t>(hash_.bits());
-    const std::vector<float> origin(bits, 0.0f);
-    const auto at = [&](std::int32_t key) {
-      return key == kZeroRow ? origin.data()
-                             : products.data() + static_cast<std::size_t>(key) * bits;
-    };
-    std::vector<float> centre(bits, 0.0f);
-    if (options_.hyper.centred) {
-      for (std::size_t i = 0; i < bits; ++i) {
-        double sum = 0, count = 0;
-        for (const std::int32_t key : s.keys)
-          if (std::isfinite(at(key)[i])) sum += double{at(key)[i]}, ++count;
-        if (count > 0) centre[i] = static_cast<float>(sum / count);
-      }
-    }
-    const auto buckets = static_cast<std::size_t>(hash_.buckets());
-    s.start.assign(buckets + 1, 0);
-    std::vector<std::uint32_t> place;
-    place.reserve(s.keys.size());
-    for (const std::int32_t key : s.keys) {
-      place.push_back(hamming_place(hash_.code(at(key), centre.data())));
-      ++s.start[place.back() + 1];
-    }
-    for (std::size_t i = 0; i < buckets; ++i) s.start[i + 1] += s.start[i];
-    std::vector<std::int32_t> next(s.start.begin(), s.start.end() - 1), sorted(s.keys.size());
-    for (std::size_t i = 0; i < s.keys.size(); ++i)
-      sorted[static_cast<std::size_t>(next[place[i]]++)] = s.keys[i];
-    s.keys = std::move(sorted);
+      s.padding = round_up(n, options_.hyper.block) - n;
   }
 
   /// The keys of a span, ascending: all, or those among the best of everything up to its end. Of
@@ -198,7 +167,7 @@ class HyperPlanner final : public Planner {
       if (best[i].key >= begin) keys.push_back(best[i].key);
     std::sort(keys.begin(), keys.end());
     if (options_.flaws.zeroed)
-      keys.insert(keys.begin(), static_cast<std::size_t>(end - begin) - keys.size(), kZeroRow);
+      keys.insert(keys.begin(), static_cast<std::size_t>(end - begin) - keys.size(), kNoKey);
     return keys;
   }
 
@@ -261,21 +230,22 @@ class HyperPlanner final : public Planner {
     const std::int64_t leaf = at / sizes_.steps;
     const std::int64_t bh = tile.batch * in_.k.shape[1] + tile.head / heads_;
     const Span& s = span(bh, leaf);
+    const HashOrder& order = s.order;
     // Of the spans before a query's leaf, part - 1 end behind this one.
     const SpanSizes size = sizes_.of_span(at % sizes_.steps, tile.part - 1 + spans_before(leaf));
-    const auto n = static_cast<std::int64_t>(s.keys.size());
+    const auto n = static_cast<std::int64_t>(order.keys.size());
     const std::int64_t most = std::min(size.block, n + s.padding);
     const auto c = static_cast<std::size_t>(place);
-    const std::int64_t middle = (s.start[c] + s.start[c + 1]) / 2;
+    const std::int64_t middle = (order.start[c] + order.start[c + 1]) / 2;
     const std::int64_t begin =
         std::min(n, std::clamp<std::int64_t>(middle - most / 2, 0, n + s.padding - most));
     const std::int64_t block = std::min(most, n - begin), rest = n - block;
-    out.keys.assign(s.keys.begin() + begin, s.keys.begin() + begin + block);
+    out.keys.assign(order.keys.begin() + begin, order.keys.begin() + begin + block);
     out.zero_rows = static_cast<float>(most - block);
     if (size.samples == 0) return;
-    if (options_.flaws.repeats) return sample_anything(s, size, stream_of(bh, tile), out);
+    if (options_.flaws.repeats) return sample_anything(order, size, stream_of(bh, tile), out);
     const auto rest_key = [&](std::int64_t i) {
-      return s.keys[static_cast<std::size_t>(i < begin ? i : i + block)];
+      return order.keys[static_cast<std::size_t>(i < begin ? i : i + block)];
     };
     if (size.samples >= rest) {
       for (std::int64_t i = 0; i < rest; ++i) out.keys.push_back(rest_key(i));
@@ -293,15 +263,15 @@ class HyperPlanner final : public Planner {
   }
 
   // PublishedFlaws::repeats.
-  static void sample_anything(const Span& s, const SpanSizes& size, std::uint64_t stream,
+  static void sample_anything(const HashOrder& order, const SpanSizes& size, std::uint64_t stream,
                               TilePlan& out) {
-    const auto n = static_cast<std::int64_t>(s.keys.size());
+    const auto n = static_cast<std::int64_t>(order.keys.size());
     if (n <= size.block) return;
     out.log_weights.assign(out.keys.size(), 0.0f);
     const std::uint64_t start = mix(stream);
     for (std::int64_t i = 0; i < size.samples; ++i) {
       const double at = unit(mix(start + static_cast<std::uint64_t>(i))) * static_cast<double>(n);
-      out.keys.push_back(s.keys[static_cast<std::size_t>(std::min(n - 1, std::int64_t(at)))]);
+      out.keys.push_back(order.keys[static_cast<std::size_t>(std::min(n - 1, std::int64_t(at)))]);
     }
     out.log_weights.resize(out.keys.size(),
                            std::log(static_cast<float>(n) / static_cast<float>(size.samples)));
@@ -312,7 +282,7 @@ class HyperPlanner final : public Planner {
     std::size_t kept = 0;
     for (std::size_t i = 0; i < out.keys.size(); ++i) {
       const float weight = out.log_weights.empty() ? 0.0f : out.log_weights[i];
-      if (out.keys[i] == kZeroRow) {
+      if (out.keys[i] == kNoKey) {
         out.zero_rows += std::exp(weight);
         continue;
       }

@@ -1,6 +1,7 @@
 #include "plan/lsh.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/random.h"
 #include "common/views.h"
@@ -29,6 +30,39 @@ void AngularHash::project(const Tensor& x, std::int64_t b, std::int64_t h, std::
       for (std::int64_t j = 0; j < n; ++j) out[(i - first + j) * bits_ + bit] = dots[j];
     }
   }
+}
+
+HashOrder hash_order(std::vector<std::int32_t> keys, const AngularHash& hash, const float* products,
+                     bool centred) {
+  const auto bits = static_cast<std::size_t>(hash.bits());
+  const std::vector<float> origin(bits, 0.0f);
+  const auto at = [&](std::int32_t key) {
+    return key == kNoKey ? origin.data() : products + static_cast<std::size_t>(key) * bits;
+  };
+  std::vector<float> centre(bits, 0.0f);
+  if (centred) {
+    for (std::size_t i = 0; i < bits; ++i) {
+      double sum = 0, count = 0;
+      for (const std::int32_t key : keys)
+        if (std::isfinite(at(key)[i])) sum += double{at(key)[i]}, ++count;
+      if (count > 0) centre[i] = static_cast<float>(sum / count);
+    }
+  }
+  const auto buckets = static_cast<std::size_t>(hash.buckets());
+  HashOrder out;
+  out.start.assign(buckets + 1, 0);
+  std::vector<std::uint32_t> place;
+  place.reserve(keys.size());
+  for (const std::int32_t key : keys) {
+    place.push_back(hamming_place(hash.code(at(key), centre.data())));
+    ++out.start[place.back() + 1];
+  }
+  for (std::size_t i = 0; i < buckets; ++i) out.start[i + 1] += out.start[i];
+  std::vector<std::int32_t> next(out.start.begin(), out.start.end() - 1);
+  out.keys.resize(keys.size());
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    out.keys[static_cast<std::size_t>(next[place[i]]++)] = keys[i];
+  return out;
 }
 
 }  // namespace prescore

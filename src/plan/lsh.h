@@ -39,4 +39,17 @@ class AngularHash {
   std::vector<float> direction_;  // [bits][d]
 };
 
+/// In place of a key: a row of zeros, which is hashed as such.
+inline constexpr std::int32_t kNoKey = -1;
+
+/// Keys in the Hamming order of their buckets.
+struct HashOrder {
+  std::vector<std::int32_t> keys;   ///< by bucket, as given within one
+  std::vector<std::int32_t> start;  ///< [buckets + 1]
+};
+/// products: [key][bits], as from AngularHash::project. Centred: hashed around the mean of the
+/// keys, since softmax ignores a common shift and angles do not.
+HashOrder hash_order(std::vector<std::int32_t> keys, const AngularHash&, const float* products,
+                     bool centred);
+
 }  // namespace prescore
