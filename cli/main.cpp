@@ -23,12 +23,13 @@ int complain(std::string sentence, int exit_code) {
 
 int main(int argc, char** argv) {
   using namespace prescore;
-  CLI::App app("prescore: sparse long-context attention for CPUs", "prescore");
+  CLI::App app("prescore: sparse long-context attention", "prescore");
   app.set_version_flag("--version", std::string(version()));
   app.require_subcommand(1);
   cli::add_ppl(app);
   cli::add_run(app);
   cli::add_info(app);
+  cli::add_bench(app);
   cli::add_experiments(app);
   try {
     app.parse(argc, argv);  // runs the subcommand

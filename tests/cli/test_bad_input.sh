@@ -47,6 +47,10 @@ refuse "standins" "${ppl[@]}" --model "$work/text" --standins some
 refuse "score" "${ppl[@]}" --model "$work/text" --score all
 refuse "there is no folder" ppl --text "$work/text" --model "$work/broken.gguf" --json "$work/a/b.json"
 refuse "cannot read" run --model "$work/broken.gguf" --prompt-file "$work/none"
+refuse 'device, got "abacus"' bench attend --device abacus
+refuse "a multiple of --kv-heads" bench attend --heads 7 --kv-heads 2
+refuse 'got "magic", want one of auto, dense' bench attend --keys 64 --methods dense,magic
+refuse "there is no folder" bench attend --keys 64 --json "$work/a/b.json"
 PRESCORE_ISA=abacus refuse "PRESCORE_ISA" info
 if [ -e "$model" ]; then
   refuse "tokens, want at least 8192" "${ppl[@]}" --model "$model"
