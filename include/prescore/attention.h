@@ -26,6 +26,9 @@ struct CudaOptions {
   const std::int32_t* cu_seqlens_q = nullptr;
   const std::int32_t* cu_seqlens_k = nullptr;
   std::int64_t sequences = 0;
+  /// Top-k: scores of the keys, [b, h_kv, n_kv] f32 on the device, the larger the better, NaN last;
+  /// null: Score::kKeyNorm or kValueNorm. A choice is strict if no score knows later keys.
+  const float* scores = nullptr;
   bool count = false;  ///< wait for the result, count what was read, time the stages
 };
 

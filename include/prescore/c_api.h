@@ -162,6 +162,9 @@ typedef struct prescore_cuda_options {
   const int32_t* cu_seqlens_k;
   int64_t sequences;
   int32_t count; /* 1: wait for the result and fill the report */
+  /* Top-k: device pointer to scores of the keys, [b, h_kv, n_kv] f32; null: by options.score, the
+   * norm of keys or of values. */
+  const float* scores;
 } prescore_cuda_options;
 
 /* How keys are chosen, and what runs. All counts are keys. */

@@ -88,6 +88,8 @@ void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Co
   const bool routed = call.choice.method == Method::kRouted;
   make_tables(p, call.tile, call.plan.tiles, call.segment, call.index.segments, stream);
   if (routed) build_index<T>(p, call.index, stream);
+  if (call.own_scores != nullptr)
+    score_norms<T>(p, call.of_values, call.batches, call.own_scores, stream);
   watch.mark(&c.index_s);
   PlanView plan = call.plan;
   const int lists = p.h_q / plan.share;
@@ -95,6 +97,8 @@ void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Co
     plan.first_list = i, plan.lists = std::min(call.plan.lists, lists - i);
     if (routed)
       plan_routed<T>(p, plan, call.index, call.route, stream);
+    else if (call.choice.method == Method::kTopK)
+      plan_topk(p, plan, call.rule, call.scores != nullptr ? call.scores : call.own_scores, stream);
     else
       plan_ranges(p, plan, call.rule, call.choice.method == Method::kDense, stream);
     watch.mark(&c.plan_s);

@@ -142,7 +142,7 @@ prescore_cuda_options c_defaults(const CudaOptions& o) {
   c.struct_size = sizeof c;
   c.stream = o.stream, c.workspace = o.workspace, c.workspace_bytes = o.workspace_bytes;
   c.cu_seqlens_q = o.cu_seqlens_q, c.cu_seqlens_k = o.cu_seqlens_k;
-  c.sequences = o.sequences, c.count = o.count ? 1 : 0;
+  c.sequences = o.sequences, c.count = o.count ? 1 : 0, c.scores = o.scores;
   return c;
 }
 
@@ -196,8 +196,8 @@ HyperOptions to_options(const prescore_hyper_options* from) {
 
 CudaOptions to_options(const prescore_cuda_options* from) {
   const auto c = versioned(from, c_defaults(CudaOptions{}), "cuda options");
-  return {c.stream,       c.workspace, c.workspace_bytes,        c.cu_seqlens_q,
-          c.cu_seqlens_k, c.sequences, to_bool(c.count, "count")};
+  return {c.stream,       c.workspace, c.workspace_bytes, c.cu_seqlens_q,
+          c.cu_seqlens_k, c.sequences, c.scores,          to_bool(c.count, "count")};
 }
 
 Options to_options(const prescore_options* from) {

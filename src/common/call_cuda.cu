@@ -17,6 +17,8 @@ namespace {
 
 // Plans that exist at a time: enough (tile, list) pairs to fill a large GPU many times.
 constexpr std::int64_t kWave = 4096;
+// Of counts of keys.
+constexpr std::int64_t kMost = std::int64_t{1} << 30;
 
 }  // namespace
 
@@ -48,15 +50,25 @@ void check_lengths(const Tensor& q, const Options& o) {
 Choice choose(const Tensor& q, const Tensor& k, const PlanOptions& plan) {
   if (plan.method != Method::kAuto) {
     if (plan.method == Method::kDense || plan.method == Method::kWindow ||
-        plan.method == Method::kRouted)
+        plan.method == Method::kTopK || plan.method == Method::kRouted)
       return {plan.method, "as asked", 0};
     fail("attention", "method with device cuda", std::to_string(static_cast<int>(plan.method)),
-         "auto, dense, window or routed");
+         "auto, dense, window, topk or routed");
   }
   const std::int64_t crossover = std::max<std::int64_t>(3 * plan.budget, 8192);
   if (q.shape[2] < 32 || k.shape[2] <= crossover)
     return {Method::kDense, "dense: few queries, or keys within the crossover", crossover};
   return {Method::kRouted, "routed: more keys than the crossover", crossover};
+}
+
+void check_topk(const Options& o) {
+  const Score score = o.plan.score;
+  if (o.cuda.scores == nullptr && score != Score::kKeyNorm && score != Score::kValueNorm)
+    fail("score", "score with device cuda", std::to_string(static_cast<int>(score)),
+         "key norm or value norm, or scores of your own (CudaOptions::scores)");
+  if (o.plan.selection != Selection::kTopK || o.plan.adaptive != 0)
+    fail("plan", "selection with device cuda", "another rule or adaptive budgets",
+         "Selection::kTopK and adaptive 0");
 }
 
 void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
@@ -74,6 +86,7 @@ void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options
   check(i.group >= i.cluster && kSegment / i.group >= 1 && kSegment / i.group <= kMaxGroups,
         "index", "group with device cuda", i.group, "32 to 512, and no less than a cluster");
   if (i.packed) fail("index", "packed with device cuda", "true", "false");
+  if (o.plan.method == Method::kTopK) check_topk(o);
   check(o.plan.tile <= kTile, "plan", "tile with device cuda", o.plan.tile, "at most 128");
 }
 
@@ -88,6 +101,48 @@ void set_problem(const Tensor& q, const Tensor& k, const Tensor& v, const Option
   p.causal = o.causal;
   p.scale = (o.scale != 0 ? o.scale : 1.0f / std::sqrt(static_cast<float>(p.d))) * kLog2E;
   call.dtype = k.dtype;
+  call.batches = static_cast<int>(q.shape[0]);
+  call.scores = o.cuda.scores, call.of_values = o.plan.score == Score::kValueNorm;
+}
+
+// The index and the scratch of routing.
+void lay_out_routed(const Options& o, Arena& arena, Call& call, std::int64_t segments,
+                    std::int64_t far) {
+  Problem& p = call.problem;
+  PlanView& plan = call.plan;
+  const IndexOptions& i = o.index;
+  const bool stand = o.plan.standins != StandIns::kNone;
+  plan.capacity = static_cast<int>(far + (stand ? kMaxNodes : 0));
+  IndexView& x = call.index;
+  x.segments = static_cast<int>(segments), x.segment = call.segment;
+  x.clusters = static_cast<int>(kSegment / i.cluster),
+  x.groups = static_cast<int>(kSegment / i.group);
+  x.nodes = x.clusters + x.groups + 1;
+  x.sinks = static_cast<int>(call.rule.sinks), x.iterations = static_cast<int>(i.iterations);
+  const std::int64_t all = segments * p.h_kv;
+  x.node_k = arena.take<std::uint16_t>(all * x.nodes * p.d);
+  x.node_v = arena.take<std::uint16_t>(all * x.nodes * p.d_v);
+  x.count = arena.take<std::uint16_t>(all * x.nodes);
+  x.begin = arena.take<std::uint16_t>(all * x.nodes);
+  x.child = arena.take<std::uint16_t>(all * (x.groups + 1));
+  x.member = arena.take<std::uint16_t>(all * kSegment);
+
+  Route& r = call.route;
+  r.rule = call.rule;
+  const std::int64_t keys = std::int64_t{p.n_kv} / kSegment * kSegment;  // of one sequence
+  r.open_groups = static_cast<int>(std::min(o.plan.open_groups, kMost));
+  r.worth = o.plan.standins == StandIns::kNone   ? 1e30f
+            : o.plan.standins == StandIns::kAuto ? o.plan.standin_share
+                                                 : -1.0f;
+  r.groups = static_cast<int>(keys / kSegment * x.groups);
+  // Clusters of opened groups: twice as many as if all had their usual size.
+  const std::int64_t opened = std::min(keys, std::max(o.plan.open_groups, 4 * far));
+  r.clusters =
+      static_cast<int>(std::clamp<std::int64_t>(std::min(2 * opened, keys) / i.cluster, 64, 12288));
+  r.columns = plan.share == 1 ? kFewColumns : kManyColumns;
+  const std::int64_t pairs = std::int64_t{plan.tiles} * plan.lists;
+  r.code = arena.take<std::uint32_t>(pairs * r.groups);
+  r.total = arena.take<float>(pairs * r.columns);
 }
 
 }  // namespace
@@ -96,12 +151,10 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   Problem& p = call.problem;
   const Method method = call.choice.method;
   const bool routed = method == Method::kRouted;
-  const IndexOptions& i = o.index;
-  const std::int64_t sinks = std::min<std::int64_t>(i.sinks, kSegment);
-  const std::int64_t most = std::int64_t{1} << 30;
-  call.rule = {std::min(o.plan.budget, most),
-               std::min(std::max(o.plan.dense_until, call.choice.crossover), most),
-               routed ? sinks : std::min(o.plan.sinks, most), std::min(o.plan.window, most)};
+  const std::int64_t sinks = std::min<std::int64_t>(o.index.sinks, kSegment);
+  call.rule = {std::min(o.plan.budget, kMost),
+               std::min(std::max(o.plan.dense_until, call.choice.crossover), kMost),
+               routed ? sinks : std::min(o.plan.sinks, kMost), std::min(o.plan.window, kMost)};
   p.tile = static_cast<int>(method == Method::kDense ? kTile : tile_size(o.plan, call.rule.sinks));
 
   const bool packed = p.cu_q != nullptr;
@@ -120,43 +173,16 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   plan.share = !routed || o.plan.heads_together ? p.h_q / p.h_kv : 1;
   const int lists = p.h_q / plan.share;
   plan.lists = lists;
-  if (routed) {
+  const bool listed = routed || method == Method::kTopK;
+  const std::int64_t far = std::min<std::int64_t>(call.rule.budget, p.n_kv);
+  if (listed) {
     const std::int64_t waves = (tiles * lists + kWave - 1) / kWave;
     plan.lists = static_cast<int>(std::max<std::int64_t>(1, (lists + waves - 1) / waves));
-    const std::int64_t far = std::min<std::int64_t>(call.rule.budget, p.n_kv);
-    const bool stand = o.plan.standins != StandIns::kNone;
-    plan.capacity = static_cast<int>(far + (stand ? kMaxNodes : 0));
-    IndexView& x = call.index;
-    x.segments = static_cast<int>(segments), x.segment = call.segment;
-    x.clusters = static_cast<int>(kSegment / i.cluster),
-    x.groups = static_cast<int>(kSegment / i.group);
-    x.nodes = x.clusters + x.groups + 1;
-    x.sinks = static_cast<int>(sinks), x.iterations = static_cast<int>(i.iterations);
-    const std::int64_t all = segments * p.h_kv;
-    x.node_k = arena.take<std::uint16_t>(all * x.nodes * p.d);
-    x.node_v = arena.take<std::uint16_t>(all * x.nodes * p.d_v);
-    x.count = arena.take<std::uint16_t>(all * x.nodes);
-    x.begin = arena.take<std::uint16_t>(all * x.nodes);
-    x.child = arena.take<std::uint16_t>(all * (x.groups + 1));
-    x.member = arena.take<std::uint16_t>(all * kSegment);
-
-    Route& r = call.route;
-    r.rule = call.rule;
-    const std::int64_t keys = std::int64_t{p.n_kv} / kSegment * kSegment;  // of one sequence
-    r.open_groups = static_cast<int>(std::min(o.plan.open_groups, most));
-    r.worth = o.plan.standins == StandIns::kNone   ? 1e30f
-              : o.plan.standins == StandIns::kAuto ? o.plan.standin_share
-                                                   : -1.0f;
-    r.groups = static_cast<int>(keys / kSegment * x.groups);
-    // Clusters of opened groups: twice as many as if all had their usual size.
-    const std::int64_t opened = std::min(keys, std::max(o.plan.open_groups, 4 * far));
-    r.clusters = static_cast<int>(
-        std::clamp<std::int64_t>(std::min(2 * opened, keys) / i.cluster, 64, 12288));
-    r.columns = plan.share == 1 ? kFewColumns : kManyColumns;
-    const std::int64_t pairs = tiles * plan.lists;
-    r.code = arena.take<std::uint32_t>(pairs * r.groups);
-    r.total = arena.take<float>(pairs * r.columns);
+    plan.capacity = static_cast<int>(far);
   }
+  if (method == Method::kTopK && call.scores == nullptr)
+    call.own_scores = arena.take<float>(std::int64_t{call.batches} * p.h_kv * p.n_kv);
+  if (routed) lay_out_routed(o, arena, call, segments, far);
   const std::int64_t pairs = tiles * plan.lists;
   plan.reads = arena.take<Reads>(pairs);
   plan.list = arena.take<std::int32_t>(pairs * plan.capacity);

@@ -77,13 +77,56 @@ TEST_P(Cuda, WindowReadsWhatTheCpuReads) {
   }
 }
 
+// The same plan as the CPU's, given the same scores: NaN last, ties by position.
+TEST_P(Cuda, TopKReadsWhatTheCpuReads) {
+  for (const bool equal : {false, true}) {
+    Data data(gpu_case(2, 4, 2, 300, 2300, 64, 64));
+    std::vector<float> scores = random_scores(data.shape, 3);
+    if (equal) std::fill(scores.begin(), scores.end(), 1.5f);
+    for (std::size_t i = 0; i < scores.size(); i += 50) scores[i] = NAN;
+    const DeviceArray<float> device(scores);
+    Options o = method(Method::kTopK, 900);
+    o.cuda.scores = device.data(), o.cuda.count = true;
+    const Report report = DeviceCase(data).run(o);
+    const Planned planned = plan_all(data, o.plan, nullptr, &scores);
+    expect_near_plan(data, planned.plan, planned.shared);
+    std::int64_t keys = 0;
+    reference::for_each_row(
+        data.problem(), planned.plan, planned.shared, nullptr,
+        [&](auto, auto, auto, auto entries) { keys += static_cast<std::int64_t>(entries.size()); });
+    EXPECT_EQ(report.counters.keys, keys);
+  }
+}
+
+TEST_P(Cuda, TopKByNorms) {
+  for (const Score score : {Score::kKeyNorm, Score::kValueNorm}) {
+    Data data(gpu_case(1, 2, 2, 200, 2000, 80, 64));
+    Options o = method(Method::kTopK, 800);
+    o.plan.score = score;
+    std::vector<float> scores;
+    const Storage& from = score == Score::kKeyNorm ? data.k : data.v;
+    for (std::int64_t h = 0; h < 2; ++h)
+      for (std::int64_t i = 0; i < 2000; ++i) {
+        double sum = 0;
+        for (std::int64_t x = 0; x < from.shape()[3]; ++x)
+          sum += from.get(0, h, i, x) * from.get(0, h, i, x);
+        scores.push_back(static_cast<float>(std::sqrt(sum)));
+      }
+    DeviceCase(data).run(o);
+    const Planned planned = plan_all(data, o.plan, nullptr, &scores);
+    expect_near_plan(data, planned.plan, planned.shared);
+  }
+}
+
 // With a budget of at least the number of keys every method is dense, bit for bit.
 TEST_P(Cuda, LargeBudgetsAreDense) {
-  for (const Method m : {Method::kWindow, Method::kRouted}) {
+  for (const Method m : {Method::kWindow, Method::kTopK, Method::kRouted}) {
     const Case c = gpu_case(2, 4, 2, 300, 2100, 64, 64);
     Data dense(c), sparse(c);
     DeviceCase(dense).run(method(Method::kDense));
-    DeviceCase(sparse).run(method(m, 2100));
+    Options o = method(m, 2100);
+    o.plan.score = Score::kKeyNorm;
+    DeviceCase(sparse).run(o);
     EXPECT_TRUE(dense.o.same_bits(sparse.o)) << to_string(m);
     EXPECT_TRUE(dense.lse.same_bits(sparse.lse)) << to_string(m);
   }
@@ -214,6 +257,7 @@ TEST(CudaErrors, EachMistakeIsOneSentence) {
   c = good, c.order = Order::kPadded;
   expect_refused("aligned", c, nothing);
   expect_refused("method", good, [](Options& o) { o.plan.method = Method::kHyper; });
+  expect_refused("score", good, [](Options& o) { o.plan.method = Method::kTopK; });
   expect_refused("segment", good, [](Options& o) { o.index.segment = 256; });
   expect_refused("cluster", good, [](Options& o) { o.index.cluster = 4; });
   expect_refused("tile", good, [](Options& o) { o.plan.tile = 256; });

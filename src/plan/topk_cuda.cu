@@ -1,0 +1,139 @@
+// Top-k by query-independent scores, one block a tile and list: a radix search for the score of the
+// last key that is read, then the keys in the order of their positions.
+#include "common/mma.cuh"
+#include "plan/plan_cuda.cuh"
+#include "plan/route.cuh"
+#include "plan/select.cuh"
+
+namespace prescore::cuda {
+namespace {
+
+constexpr int kThreads = kSelectThreads;
+
+// Larger for larger scores; NaN is last.
+__device__ __forceinline__ std::uint32_t order(float x) {
+  const std::uint32_t u = __float_as_uint(x);
+  return x != x ? 0u : (u & 0x80000000u) != 0 ? ~u : u | 0x80000000u;
+}
+
+/// Keys above `code` are taken, and the first `ties` that have it.
+struct Last {
+  std::uint32_t code;
+  int ties;
+};
+
+__device__ Last find_last(SelectScratch& s, const float* score, int first, int last, int count) {
+  const int thread = static_cast<int>(threadIdx.x);
+  std::uint32_t prefix = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    __syncthreads();
+    for (int i = thread; i < 256; i += kThreads) s.bin[i] = 0;
+    __syncthreads();
+    for (int j = first + thread; j < last; j += kThreads) {
+      const std::uint32_t c = order(score[j]);
+      if (shift == 24 || c >> (shift + 8) == prefix) atomicAdd(&s.bin[c >> shift & 255], 1);
+    }
+    find_bin(s, count);
+    if (shift == 24 && s.found[2] != 0) return {0, last - first};  // all
+    prefix = prefix << 8 | static_cast<std::uint32_t>(s.found[0]);
+    count = s.found[1];
+  }
+  return {prefix, count};
+}
+
+// list <- what is taken of the keys [first, last); a warp has a run of them, which it passes twice.
+__device__ int list_keys(SelectScratch& s, const float* score, int first, int last, Last until,
+                         std::int32_t* list) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int run = ((last - first + kThreads - 1) / kThreads) * 32;
+  const int begin = min(first + warp * run, last), end = min(begin + run, last);
+  int above = 0, equal = 0, all = 0;
+  for (int j = begin + lane; j < end; j += 32) {
+    const std::uint32_t c = order(score[j]);
+    above += c > until.code ? 1 : 0, equal += c == until.code ? 1 : 0;
+  }
+  for (int step = 16; step > 0; step /= 2) {
+    above += __shfl_xor_sync(~0u, above, step);
+    equal += __shfl_xor_sync(~0u, equal, step);
+  }
+  const int ties_before = scan_block(s, lane == 0 ? equal : 0, all);
+  int tied = __shfl_sync(~0u, ties_before, 0);  // before this warp
+  const int mine = above + max(0, min(equal, until.ties - tied));
+  const int before = scan_block(s, lane == 0 ? mine : 0, all);
+  int at = __shfl_sync(~0u, before, 0);
+  for (int j0 = begin; j0 < end; j0 += 32) {
+    const int j = j0 + lane;
+    const std::uint32_t c = j < end ? order(score[j]) : 0u;
+    const bool tie = j < end && c == until.code;
+    const unsigned ties = __ballot_sync(~0u, tie), lower = (1u << lane) - 1;
+    const bool in =
+        j < end && (c > until.code || (tie && tied + __popc(ties & lower) < until.ties));
+    const unsigned ins = __ballot_sync(~0u, in);
+    if (in) list[at + __popc(ins & lower)] = j;
+    at += __popc(ins), tied += __popc(ties);
+  }
+  return all;
+}
+
+__global__ __launch_bounds__(kThreads) void topk_kernel(const Problem p, const PlanView plan,
+                                                        const LayoutRule rule,
+                                                        const float* scores) {
+  __shared__ SelectScratch scratch;
+  const int t = static_cast<int>(blockIdx.x), list = static_cast<int>(blockIdx.y);
+  const TileInfo tile = plan.tile[t];
+  const std::int64_t at = plan.at(list, t);
+  Reads r{};
+  if (tile.rows > 0) {
+    const Layout x = layout_of(p, tile, rule);
+    r.window = static_cast<int>(x.window), r.end = static_cast<int>(x.end);
+    r.sinks = static_cast<int>(x.sinks);
+    const int last = static_cast<int>(x.local), far = static_cast<int>(x.far);
+    if (!x.all() && far > 0 && last > r.sinks) {
+      const int kv = p.kv_head(plan.head(list));
+      const float* score = scores + (std::int64_t{tile.batch} * p.h_kv + kv) * p.n_kv + tile.k;
+      r.keys =
+          list_keys(scratch, score, r.sinks, last, find_last(scratch, score, r.sinks, last, far),
+                    plan.list + at * plan.capacity);
+    }
+  }
+  if (threadIdx.x == 0) plan.reads[at] = r;
+}
+
+// A warp has a row.
+template <typename T>
+__global__ void norm_kernel(const View x, int h, int n, int width, std::int64_t rows, float* out) {
+  const std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
+  if (i >= rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const T* from = row<T>(x, i / n / h, i / n % h, i % n);
+  float sum = 0;
+  for (int c = 2 * lane; c < width; c += 64) {
+    const float2 v = unpack<T>(*reinterpret_cast<const std::uint32_t*>(from + c));
+    sum += v.x * v.x + v.y * v.y;
+  }
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (lane == 0) out[i] = sqrtf(sum);
+}
+
+}  // namespace
+
+template <typename T>
+void score_norms(const Problem& p, bool of_values, int batches, float* out, cudaStream_t stream) {
+  const std::int64_t rows = std::int64_t{batches} * p.h_kv * p.n_kv;
+  if (rows == 0) return;
+  const auto blocks = static_cast<unsigned>((rows + 7) / 8);
+  norm_kernel<T><<<blocks, 256, 0, stream>>>(of_values ? p.v : p.k, p.h_kv, p.n_kv,
+                                             of_values ? p.d_v : p.d, rows, out);
+  check_launch("score", "norm_kernel");
+}
+template void score_norms<bf16>(const Problem&, bool, int, float*, cudaStream_t);
+template void score_norms<f16>(const Problem&, bool, int, float*, cudaStream_t);
+
+void plan_topk(const Problem& p, const PlanView& plan, const LayoutRule& rule, const float* scores,
+               cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.lists));
+  topk_kernel<<<grid, kThreads, 0, stream>>>(p, plan, rule, scores);
+  check_launch("plan", "topk_kernel");
+}
+
+}  // namespace prescore::cuda
