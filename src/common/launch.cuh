@@ -10,9 +10,10 @@
 namespace prescore::cuda {
 
 inline void check_cuda(cudaError_t e, const char* stage, const char* what) {
-  if (e != cudaSuccess)
-    fail(stage, std::string(what) + " on the GPU", std::string(cudaGetErrorName(e)),
-         std::string("success (") + cudaGetErrorString(e) + ")");
+  if (e == cudaSuccess) return;
+  (void)cudaGetLastError();  // or the next launch would be blamed for it
+  fail(stage, std::string(what) + " on the GPU", std::string(cudaGetErrorName(e)),
+       std::string("success (") + cudaGetErrorString(e) + ")");
 }
 inline void check_launch(const char* stage, const char* kernel) {
   check_cuda(cudaGetLastError(), stage, kernel);

@@ -269,5 +269,35 @@ TEST(CudaErrors, EachMistakeIsOneSentence) {
   });
 }
 
+// Keys that only seem to be there (strides of zero): the call fails before it reads them, with the
+// cause, and the next call works.
+TEST(CudaErrors, WhatTheGpuRefusesIsAnErrorWithItsCause) {
+  PRESCORE_NEEDS_GPU();
+  const Case small = gpu_case(1, 2, 1, 40, 600, 64, 64);
+  const auto expect_error = [&](std::int64_t heads, std::int64_t n_kv, const char* what) {
+    Data data(small);
+    DeviceCase d(data);
+    const auto stretch = [&](Tensor t, std::int64_t n) {
+      t.shape = {1, heads, n, 64}, t.stride = {0, 0, 0, 1};
+      return t;
+    };
+    const Tensor q = stretch(d.q.view(), 1), k = stretch(d.k.view(), n_kv);
+    const Tensor o = stretch(d.o.view(), 1);
+    const State out{{const_cast<void*>(o.data), o.dtype, o.shape, o.stride}, nullptr};
+    Options options = method(Method::kRouted);
+    options.device = Device::kCuda;
+    try {
+      attention(q, k, k, out, options);
+      ADD_FAILURE() << what << ": no error";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(what), std::string::npos) << e.what();
+    }
+    DeviceCase(data).run(method(Method::kDense));
+    expect_near_dense(data);
+  };
+  expect_error(64, std::int64_t{1} << 30, "allocating the workspace");
+  expect_error(70000, 1024, "index_kernel");  // more heads than a grid has rows
+}
+
 }  // namespace
 }  // namespace prescore::test
