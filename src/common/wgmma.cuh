@@ -56,10 +56,12 @@ __device__ __forceinline__ void pin(float (&d)[kTiles][4]) {
     for (int j = 0; j < 4; ++j) asm volatile("" : "+f"(d[i][j])::"memory");
 }
 
-/// d[64 x 128] (+)= a[64 x 16] b[128 x 16]^T, both in shared memory. Of each 16 rows a warp has
-/// fragments as in `multiply`.
+/// d[64 x 8 kTiles] (+)= a[64 x 16] b[8 kTiles x 16]^T, both in shared memory. Of each 16 rows a
+/// warp has fragments as in `multiply`.
 template <typename T>
 __device__ void product(float (&d)[16][4], std::uint64_t a, std::uint64_t b, bool add);
+template <typename T>
+__device__ void product(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool add);
 /// d[64 x 8 kTiles] += a[64 x 16] b[16 x 8 kTiles], a in registers.
 template <typename T>
 __device__ void product_transposed(float (&d)[16][4], const std::uint32_t (&a)[4],
@@ -92,6 +94,22 @@ __device__ __forceinline__ void product<T>(float (&d)[16][4], std::uint64_t a, s
         "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]), \
         "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), \
         "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3]) \
+      : "l"(a), "l"(b), "r"(static_cast<int>(add))); \
+} \
+template <> \
+__device__ __forceinline__ void product<T>(float (&d)[8][4], std::uint64_t a, std::uint64_t b, \
+                                              bool add) { \
+  asm volatile( \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n" \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0;\n}\n" \
+      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), \
+        "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), \
+        "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), \
+        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), \
+        "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), \
+        "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]), \
+        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), \
+        "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]) \
       : "l"(a), "l"(b), "r"(static_cast<int>(add))); \
 } \
 template <> \

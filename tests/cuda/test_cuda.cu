@@ -26,17 +26,18 @@ void copy(Storage& to, const Storage& from, std::int64_t shift) {
         to.set(0, h, i, x, from.get(0, h, i + shift, x));
 }
 
-// Both kernels of stage attend.
-class Cuda : public testing::TestWithParam<bool> {
+// All kernels of stage attend.
+class Cuda : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (!have_gpu()) GTEST_SKIP() << "no GPU";
-    if (GetParam()) setenv("PRESCORE_CUDA_GENERIC", "1", 1);
+    for (const std::string kernel : {"GENERIC", "PAIRS"})
+      setenv(("PRESCORE_CUDA_" + kernel).c_str(), kernel == GetParam() ? "1" : "0", 1);
   }
-  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"); }
+  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"), unsetenv("PRESCORE_CUDA_PAIRS"); }
 };
-INSTANTIATE_TEST_SUITE_P(, Cuda, testing::Bool(),
-                         [](const auto& i) { return i.param ? "generic" : "tuned"; });
+INSTANTIATE_TEST_SUITE_P(, Cuda, testing::Values("TUNED", "GENERIC", "PAIRS"),
+                         [](const auto& i) { return std::string(i.param); });
 
 TEST_P(Cuda, DenseIsNearTheOracle) {
   for (const auto& [n_q, n_kv] : {std::pair{1, 1},
