@@ -290,8 +290,8 @@ class Flaws : public testing::Test {
     t_.options.hyper = {.projections = 4, .block = 12, .samples = 1000, .leaf = 64, .selected = 90};
   }
   Plan plan() {
-    const auto planner = t_.planner();
-    return make_plan(t_.data.inputs(), *planner, *make_serial_executor());
+    planner_ = t_.planner();  // its lanes are in the plan
+    return make_plan(t_.data.inputs(), *planner_, *make_serial_executor());
   }
   // exp(lse) of one head's queries.
   std::vector<double> masses() {
@@ -302,6 +302,7 @@ class Flaws : public testing::Test {
     return mass;
   }
   Trial t_;
+  std::unique_ptr<Planner> planner_;
 };
 
 TEST_F(Flaws, ZeroedKeysAddOneEachToTheSoftmax) {
@@ -349,7 +350,7 @@ TEST_F(Flaws, PaddingFillsTheLastBlock) {
 TEST(FlattenedScores, AreOfTheKeysOfAllHeads) {
   for (const std::int64_t heads : {1, 2}) {
     Case c;
-    c.h_q = c.h_kv = heads, c.n_q = c.n_kv = 900;
+    c.h_q = c.h_kv = heads, c.n_q = c.n_kv = 900, c.order = Order::kTokens;
     Data own(c), flattened(c);
     Options o;
     o.plan = small_plan(Method::kTopK, 100);
