@@ -1,0 +1,122 @@
+"""Vision Transformers that read some of their patches: the class token and those that matter.
+
+    import prescore.vit
+    prescore.vit.patch(model, "kmeans", keys=64)   # timm's models and those of transformers
+    logits = model(images)
+    prescore.vit.unpatch(model)
+
+The selection of Efficient Attention via Pre-Scoring (arXiv 2505.11040, section 5) and what it is compared with. All
+choices are training-free; every query reads `keys` keys, the class token (and registers) among them.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .torch import attention
+
+__all__ = ["METHODS", "options", "patch", "unpatch"]
+
+#: Names of `patch`, and what they read beside the class token.
+METHODS = {
+    "dense": "everything",
+    "random": "any keys",
+    "norm": "the longest keys",
+    "leverage": "keys with the largest leverage scores",
+    "kmeans": "keys drawn in proportion to their distance from their centre (the paper)",
+    "kmeans_top": "keys farthest from their centre",
+    "routed": "clusters of keys that each query chooses",
+}
+
+
+def options(method: str, keys: int, clusters: int = 5, prefix: int = 1, seed: int = 0) -> dict[str, Any]:
+    """Options of prescore.attention for one layer.
+
+    keys: that a query reads, all included; clusters: of k-means (the paper: 4 to 6); prefix: tokens before the
+    patches, which every query reads. Raises ValueError for other methods or numbers below 1.
+    """
+    if method not in METHODS:
+        raise ValueError(f"[vit] method, got {method!r}, want one of {', '.join(METHODS)}")
+    for name, value, least in (("keys", keys, prefix + 1), ("clusters", clusters, 1), ("prefix", prefix, 0)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"[vit] {name}, got {value!r}, want a whole number")
+        if value < least:
+            raise ValueError(f"[vit] {name}, got {value}, want {least} or more")
+    if method == "dense":
+        return {"method": "dense"}
+    common = {"budget": keys, "window": 0, "seed": seed}
+    if method == "routed":
+        index = {"segment": 128, "cluster": 8, "group": 32, "sinks": prefix}
+        return common | {"method": "routed", "routing": "strict", "sinks": prefix, "index": index}
+    score = {"norm": "norm", "kmeans_top": "kmeans"}.get(method, method)
+    chosen = {"method": "topk", "score": score, "sinks": prefix, "scoring": {"clusters": clusters}}
+    return common | chosen | ({"selection": "sample"} if method == "kmeans" else {})
+
+
+def patch(model: torch.nn.Module, method: str = "kmeans", *, keys: int = 64, clusters: int = 5,
+          **more: Any) -> torch.nn.Module:
+    """Lets every attention layer of `model` read `keys` keys a query; returns the model.
+
+    model: with blocks as timm's (modules that have qkv, proj and num_heads), or a ViT of transformers. more: options
+    of prescore.attention that come on top. Raises ValueError where the model has neither, and as `options`.
+    """
+    unpatch(model)
+    prefix = int(getattr(model, "num_prefix_tokens", 1))
+    of_layer = lambda i: options(method, keys, clusters, prefix, seed=i) | more
+    layers = [m for m in model.modules() if all(hasattr(m, name) for name in ("qkv", "proj", "num_heads"))]
+    if layers:
+        for i, layer in enumerate(layers):
+            layer.forward = _timm_forward(layer, of_layer(i))
+        return model
+    if not hasattr(getattr(model, "config", None), "_attn_implementation"):
+        raise ValueError("[vit] model, got one without layers of timm's or transformers' shape, want one that has them")
+    _patch_transformers(model, of_layer)
+    return model
+
+
+def unpatch(model: torch.nn.Module) -> torch.nn.Module:
+    """The model as it was; nothing happens to one that was not patched."""
+    for layer in model.modules():
+        if getattr(layer.__dict__.get("forward"), "prescore", False):
+            del layer.forward
+        layer.__dict__.pop("_prescore", None)
+    if before := model.__dict__.pop("_prescore_before", None):
+        model.config._attn_implementation = before
+    return model
+
+
+def _timm_forward(layer, chosen):
+    def forward(x, *args, **kwargs):
+        if kwargs.get("attn_mask") is not None or (args and args[0] is not None):
+            raise ValueError("[vit] attn_mask, got one, want None")
+        b, n, width = x.shape
+        qkv = layer.qkv(x).view(b, n, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        for name in ("q_norm", "k_norm"):
+            if hasattr(layer, name):
+                q, k = (getattr(layer, name)(q), k) if name == "q_norm" else (q, getattr(layer, name)(k))
+        o = attention(q, k, v, is_causal=False, scale=getattr(layer, "scale", None), **chosen)
+        o = layer.proj(o.transpose(1, 2).reshape(b, n, width))
+        return layer.proj_drop(o) if hasattr(layer, "proj_drop") else o
+
+    forward.prescore = True
+    return forward
+
+
+def _patch_transformers(model, of_layer) -> None:
+    from transformers import AttentionInterface
+
+    def forward(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, **_):
+        if attention_mask is not None:
+            raise ValueError("[vit] attention_mask, got one, want None")
+        o = attention(query, key, value, is_causal=False, scale=scaling, **module._prescore)
+        return o.transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register("prescore_vit", forward)
+    model._prescore_before = model.config._attn_implementation
+    model.config._attn_implementation = "prescore_vit"
+    layers = [m for m in model.modules() if type(m).__name__.endswith("SelfAttention")]
+    layers = layers or [m for m in model.modules() if type(m).__name__.endswith("Attention")]
+    for i, layer in enumerate(layers):
+        layer._prescore = of_layer(i)

@@ -1,0 +1,98 @@
+"""Vision Transformers: all keys are dense attention, few keys hold the class token, patches come off again."""
+import numpy as np
+import pytest
+
+import prescore
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+import prescore.vit  # noqa: E402
+
+
+class Layer(nn.Module):
+    """An attention layer of timm's shape."""
+
+    def __init__(self, width=64, heads=2):
+        super().__init__()
+        self.num_heads, self.scale = heads, (width // heads) ** -0.5
+        self.qkv, self.proj, self.proj_drop = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.Identity()
+
+    def forward(self, x):
+        b, n, width = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, width))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Layer() for _ in range(2))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Model().eval()
+
+
+@pytest.mark.parametrize("method", prescore.vit.METHODS)
+@torch.no_grad()
+def test_all_keys_are_dense(model, method):
+    x = torch.randn(2, 257, 64)
+    want = model(x)
+    got = prescore.vit.patch(model, method, keys=257)(x)
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("method", [m for m in prescore.vit.METHODS if m != "dense"])
+@torch.no_grad()
+def test_few_keys_are_few_and_hold_the_class_token(model, method):
+    x = torch.randn(1, 257, 64)
+    want = model(x)
+    got = prescore.vit.patch(model, method, keys=64)(x)
+    assert (got - want).abs().max() > 1e-3
+    assert torch.equal(prescore.vit.unpatch(model)(x), want)
+    q, k = torch.randn(1, 2, 257, 32), torch.randn(1, 2, 257, 32)
+    plan = prescore.plan(q, k, is_causal=False, **prescore.vit.options(method, 64))
+    assert np.all(plan.keys_per_query() <= 64) and np.all(plan.keys_per_query() > 48)
+    assert all(0 in plan.keys(query=i, head=1) for i in (0, 100, 256))
+
+
+@torch.no_grad()
+def test_layers_draw_differently(model):
+    x = torch.randn(1, 257, 64)
+    assert not torch.equal(prescore.vit.patch(model, "random", keys=32)(x), prescore.vit.patch(model, "random", keys=32, seed=7)(x))
+
+
+@pytest.mark.parametrize("method", ["kmeans", "routed"])
+@torch.no_grad()
+def test_transformers(method):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+                                    image_size=32, patch_size=2)
+    model = transformers.ViTModel(config).eval()
+    x = torch.randn(1, 3, 32, 32)
+    want = model(x).last_hidden_state
+    got = prescore.vit.patch(model, method, keys=257)(x).last_hidden_state
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
+    few = prescore.vit.patch(model, method, keys=32)(x).last_hidden_state
+    assert (few - want).abs().max() > 1e-3
+    torch.testing.assert_close(prescore.vit.unpatch(model)(x).last_hidden_state, want)
+
+
+def test_mistakes_are_one_sentence(model):
+    with pytest.raises(ValueError, match="method, got 'magic'"):
+        prescore.vit.patch(model, "magic")
+    with pytest.raises(ValueError, match="keys, got 1, want 2 or more"):
+        prescore.vit.patch(model, keys=1)
+    with pytest.raises(TypeError, match="clusters"):
+        prescore.vit.patch(model, clusters=2.5)
+    with pytest.raises(ValueError, match="model"):
+        prescore.vit.patch(nn.Linear(2, 2))
