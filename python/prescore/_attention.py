@@ -156,8 +156,10 @@ def _shape(view: Any, name: str) -> tuple[int, ...]:
 
 
 def _index_of(index: KeyIndex | dict | None, options: dict) -> tuple[Any, dict]:
-    if index is None or isinstance(index, KeyIndex):
-        return (index and index._index), options
+    if index is None:
+        return None, options
+    if isinstance(index, KeyIndex):
+        return index._index, options
     return None, options | {"index": index}
 
 
