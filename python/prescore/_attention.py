@@ -167,6 +167,9 @@ def _positions(positions: Any) -> list[int] | None:
     if positions is None:
         return None
     try:
-        return [int(p) for p in positions]
+        values = [int(p) for p in positions]
     except (TypeError, ValueError):
         raise TypeError(f"[python] positions, got {positions!r}, want one int a query") from None
+    if any(not -(2**31) <= p < 2**31 for p in values):
+        raise _core.Error(f"[python] positions, got {max(values, key=abs)}, want positions of 32 bits")
+    return values

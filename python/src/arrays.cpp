@@ -109,7 +109,7 @@ bool all_on_cuda(std::initializer_list<const View*> views) {
 
 void bind_arrays(nb::module_& m) {
   nb::class_<View>(m, "View")
-      .def(nb::init<nb::handle, std::string, bool>(), nb::arg("array"), nb::arg("name"),
+      .def(nb::init<nb::handle, std::string, bool>(), nb::arg("array").none(), nb::arg("name"),
            nb::arg("writable") = false)
       .def_prop_ro("shape", &View::shape)
       .def_prop_ro("on_cuda", &View::on_cuda);
