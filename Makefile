@@ -18,7 +18,8 @@ build: setup  ## the command build/release/prescore and the loadable backend
 demo: build  ## perplexity and speed on a real model, then generation
 	@bash scripts/demo.sh
 
-test: setup  ## build and run the whole test suite
+test:  ## build and run the whole test suite
+	@bash scripts/setup.sh test
 	@bash scripts/build.sh release release-with-tests
 	@bash scripts/test.sh release
 

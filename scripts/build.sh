@@ -13,10 +13,14 @@ fi
 # llama.cpp's place changes when the machine or the pinned version does, and it may have come since:
 # configure anew then.
 llama=$("$root/scripts/build_llama.sh" --print-prefix)
+# The Python package, for its tests, where the set-up made them an environment.
+python=
+if [ "$1" = release ] && [ -x "$venv/test/bin/python" ]; then python=$venv/test/bin/python; fi
 if [ ! -e "build/$1/build.ninja" ] ||
+  ! grep -qsxF "PRESCORE_PYTHON:FILEPATH=$python" "build/$1/CMakeCache.txt" ||
   ! grep -qsxF "PRESCORE_LLAMA_PREFIX:PATH=$llama" "build/$1/CMakeCache.txt" ||
   { [ -d "$llama" ] && grep -qs "^llama_DIR:PATH=.*NOTFOUND" "build/$1/CMakeCache.txt"; }; then
   "$cmake" --preset "$1" --fresh -DCMAKE_MAKE_PROGRAM="$ninja" -DPRESCORE_LLAMA_PREFIX:PATH="$llama" \
-    "${launcher[@]}"
+    -DPRESCORE_PYTHON:FILEPATH="$python" "${launcher[@]}"
 fi
 exec "$cmake" --build --preset "${2:-$1}" --parallel "$jobs"

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Everything that building and running prescore needs; a second run finds it done and ends at once.
-# Usage: scripts/setup.sh [dev|bench]
+# Usage: scripts/setup.sh [dev|test|bench]
 #   (nothing)  libraries, build tools, llama.cpp, the default model
 #   dev        also clang 14: sanitizers, fuzzing, formatting, clang-tidy
-#   bench      also PyTorch, which the benchmark compares with (pip's own settings decide where from;
-#              without them Linux gets the CUDA build, several gigabytes, which serves as well)
+#   test       also what the tests of the Python package need: PyTorch, transformers, ...
+#   bench      also PyTorch, which the benchmark compares with
+#              (pip's own settings decide where PyTorch comes from; without them Linux gets the CUDA
+#              build, several gigabytes, which serves as well)
 #
 # Environment:
 #   PRESCORE_CACHE        where llama.cpp and models go (default ~/.cache/prescore; XDG_CACHE_HOME counts)
@@ -18,13 +20,15 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/scripts/common.sh"
 what=${1:-}
-case $what in '' | dev | bench) ;; *) die "what to set up: dev, bench or nothing, not $what" ;; esac
+case $what in '' | dev | test | bench) ;;
+  *) die "what to set up: dev, test, bench or nothing, not $what" ;; esac
 
 # --- done already? --------------------------------------------------------------------------------
 
 # The stamp's name hashes all that decides the outcome; its lines are the files that must exist.
 # One a mode: `dev` after the plain set-up has only the rest to do, and the other way round nothing.
 key=$({ cat "$root"/scripts/*.sh "$root"/scripts/requirements.txt "$root"/cmake/llama/*
+        cat "$root"/tests/python/requirements.txt "$root"/bench/requirements.txt
         grep -m1 -E '^(flags|Features)' /proc/cpuinfo || true
         echo "$cache $venv ${PRESCORE_LLAMA_CC:-} ${PRESCORE_LLAMA_CXX:-}"; } |
   sha256sum | cut -c1-16)
@@ -89,11 +93,16 @@ if [ ! -x "$venv/bin/pip" ]; then
 fi
 say "installing build tools into it"
 pip_install -r "$root/scripts/requirements.txt"
-if [ "$what" = bench ]; then  # in an environment of its own: nothing else needs it
-  [ -x "$venv/bench/bin/pip" ] || python3 -m venv "$venv/bench"
-  say "installing PyTorch (only the benchmark uses it)"
-  "$venv/bench/bin/pip" install --disable-pip-version-check -r "$root/bench/requirements.txt"
-fi
+# Each in an environment of its own: nothing else needs it.
+own_environment() {  # NAME REQUIREMENTS
+  [ -x "$venv/$1/bin/pip" ] || python3 -m venv "$venv/$1"
+  say "installing PyTorch and what else $2 names"
+  "$venv/$1/bin/pip" install --disable-pip-version-check -r "$root/$2"
+}
+case $what in
+  bench) own_environment bench bench/requirements.txt ;;
+  test) own_environment test tests/python/requirements.txt ;;
+esac
 "$root/scripts/build_llama.sh"
 "$root/scripts/fetch_model.sh"
 
@@ -104,7 +113,7 @@ for stamp in "$stamp" "${stamp%.*}.base"; do  # every mode includes the plain on
     "$root/scripts/build_llama.sh" --print-source
     "$root/scripts/fetch_model.sh" --print-path
     echo "$venv/bin/cmake"
-    case $stamp in *.bench) echo "$venv/bench/bin/python" ;; esac
+    case $stamp in *.bench | *.test) echo "$venv/${stamp##*.}/bin/python" ;; esac
   } >"$stamp"
 done
 say "set-up done"

@@ -45,6 +45,13 @@ constexpr Name<Selection> kSelections[] = {{Selection::kTopK, "top"},
 constexpr Name<ClusterScore> kClusterScores[] = {{ClusterScore::kDistance, "distance"},
                                                  {ClusterScore::kRelative, "relative"},
                                                  {ClusterScore::kNearness, "nearness"}};
+constexpr Name<Leverage> kLeverages[] = {{Leverage::kRidge, "ridge"},
+                                         {Leverage::kExact, "exact"},
+                                         {Leverage::kSketched, "sketched"}};
+constexpr Name<KernelKMeans> kKernels[] = {{KernelKMeans::kFeatures, "features"},
+                                           {KernelKMeans::kDistance, "distance"}};
+constexpr Name<Compute> kComputes[] = {
+    {Compute::kAuto, "auto"}, {Compute::kF32, "f32"}, {Compute::kBF16, "bf16"}};
 
 [[noreturn]] void refuse(std::string_view what, std::string_view got, const std::string& want) {
   throw Error(std::string(what) + ", got \"" + std::string(got) + "\", want " + want);
@@ -89,6 +96,15 @@ Selection parse_selection(std::string_view what, std::string_view text) {
 }
 ClusterScore parse_cluster_score(std::string_view what, std::string_view text) {
   return parse(what, text, kClusterScores);
+}
+Leverage parse_leverage(std::string_view what, std::string_view text) {
+  return parse(what, text, kLeverages);
+}
+KernelKMeans parse_kernel(std::string_view what, std::string_view text) {
+  return parse(what, text, kKernels);
+}
+Compute parse_compute(std::string_view what, std::string_view text) {
+  return parse(what, text, kComputes);
 }
 
 std::int64_t parse_count(std::string_view what, std::string_view text, std::int64_t least,

@@ -19,6 +19,9 @@ StandIns parse_standins(std::string_view what, std::string_view text);  // none,
 Score parse_score(std::string_view what, std::string_view text);
 Selection parse_selection(std::string_view what, std::string_view text);
 ClusterScore parse_cluster_score(std::string_view what, std::string_view text);
+Leverage parse_leverage(std::string_view what, std::string_view text);
+KernelKMeans parse_kernel(std::string_view what, std::string_view text);
+Compute parse_compute(std::string_view what, std::string_view text);  // auto, f32, bf16
 
 /// A whole number in [least, most]. Throws Error naming `what` and the range.
 std::int64_t parse_count(std::string_view what, std::string_view text, std::int64_t least,

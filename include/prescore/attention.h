@@ -1,6 +1,7 @@
 // The one call: attention with any method.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,22 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
 /// (extended here where options.plan needs them).
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility&, Kept kept,
                  const State& out, const Options& options, Executor& executor);
+
+/// A call before it attends: the method is chosen, the index and the scores are up to date. Holds
+/// those that the caller did not keep; the views and kept parts of the caller must outlive it.
+struct Prepared {
+  AttendInputs in;
+  Choice choice;
+  double index_s = 0;  ///< seconds that the index or the scores took
+  std::unique_ptr<KeyIndex> index;
+  std::unique_ptr<KeyScores> scores;
+  std::unique_ptr<Planner> planner;
+};
+
+/// What attention() does first; make_plan(call.in, *call.planner, executor) then shows what it
+/// would read. Throws Error as attention() does. Device::kCpu only.
+Prepared prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility&, Kept kept,
+                 const Options& options, Executor& executor);
 
 /// Upper bound of the memory a call holds beyond inputs and outputs, index included, in bytes.
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v, const Options&,

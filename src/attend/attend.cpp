@@ -36,8 +36,19 @@ void check_qkv(const Tensor& tq, const Tensor& tk, const Tensor& tv) {
   if (tk.dtype != tv.dtype) fail("attend", "dtypes of k and v", "different ones", "the same");
 }
 
-void check_attend_inputs(const AttendInputs& in, const State& out) {
+void check_attend_inputs(const AttendInputs& in) {
   check_qkv(in.q, in.k, in.v);
+  check(in.visibility.n_q == in.q.shape[2], "attend", "queries in the visibility",
+        in.visibility.n_q, "those of q");
+  check(in.visibility.n_kv <= in.k.shape[2], "attend", "keys in the visibility", in.visibility.n_kv,
+        "at most those of k");
+  if (!std::isfinite(in.scale))
+    fail("attend", "scale", std::to_string(in.scale), "a finite number");
+  check_visibility(in.visibility);
+}
+
+void check_attend_inputs(const AttendInputs& in, const State& out) {
+  check_attend_inputs(in);
   check_tensor(out.o, "attend", "o");
   const auto &q = in.q.shape, &o = out.o.shape;
   const std::array<std::int64_t, 4> wanted{q[0], q[1], q[2], in.v.shape[3]};
@@ -46,13 +57,6 @@ void check_attend_inputs(const AttendInputs& in, const State& out) {
     if (o[i] > 1 && out.o.stride[i] == 0)
       fail("attend", "o strides", to_string(out.o.stride),
            "none zero: elements would share memory");
-  check(in.visibility.n_q == q[2], "attend", "queries in the visibility", in.visibility.n_q,
-        "those of q");
-  check(in.visibility.n_kv <= in.k.shape[2], "attend", "keys in the visibility", in.visibility.n_kv,
-        "at most those of k");
-  if (!std::isfinite(in.scale))
-    fail("attend", "scale", std::to_string(in.scale), "a finite number");
-  check_visibility(in.visibility);
 }
 
 namespace {

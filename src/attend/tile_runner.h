@@ -13,6 +13,7 @@ namespace prescore {
 
 /// Shapes, dtypes and sizes that go together. Throw Error.
 void check_qkv(const Tensor& q, const Tensor& k, const Tensor& v);
+void check_attend_inputs(const AttendInputs& in);
 void check_attend_inputs(const AttendInputs& in, const State& out);
 
 /// Scratch of one worker; memory O(lanes x d + block x d).

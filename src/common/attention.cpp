@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "attend/tile_runner.h"
@@ -52,53 +52,64 @@ ScoreOptions score_options(const Options& options) {
   return o;
 }
 
-Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
-                 Kept kept, const State& out, const Options& options, Executor& executor) {
+Prepared prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
+                 Kept kept, const Options& options, Executor& executor) {
   check_plan_options(options.plan);
   if (options.device == Device::kCuda)
     fail("attention", "visibility, an index or an executor with device cuda", "one",
          "the call without them");
-  AttendInputs in{q, k, v, visibility, options.scale, nullptr, options.compute};
+  Prepared call;
+  call.in = {q, k, v, visibility, options.scale, nullptr, options.compute};
   check_tensor(q, "attention", "q");
-  if (in.scale == 0.0f) in.scale = 1.0f / std::sqrt(static_cast<float>(q.shape[3]));
-  check_attend_inputs(in, out);
-  PlanInputs plan_in{q, k, visibility, in.scale};
+  if (call.in.scale == 0.0f) call.in.scale = 1.0f / std::sqrt(static_cast<float>(q.shape[3]));
+  check_attend_inputs(call.in);
+  PlanInputs plan_in{q, k, visibility, call.in.scale};
   plan_in.workers = executor.width();
   plan_in.executor = &executor;
 
-  Report report;
   PlanOptions plan = options.plan;
   if (visibility.mask != nullptr) {
     if (plan.method != Method::kAuto && plan.method != Method::kDense)
       fail("attention", "a mask with a sparse method", "one", "method dense or auto");
-    report.choice = {Method::kDense, "dense: the mask is not causal", 0};
+    call.choice = {Method::kDense, "dense: the mask is not causal", 0};
   } else if (plan.method == Method::kAuto) {
-    report.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[1] / k.shape[1],
-                                  tile::kernels(options.compute, k.dtype).bf16, plan);
+    call.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[1] / k.shape[1],
+                                tile::kernels(options.compute, k.dtype).bf16, plan);
   } else {
-    report.choice = {plan.method, "as asked", 0};
+    call.choice = {plan.method, "as asked", 0};
   }
-  plan.method = report.choice.method;
-  plan.dense_until = std::max(plan.dense_until, report.choice.crossover);
+  plan.method = call.choice.method;
+  plan.dense_until = std::max(plan.dense_until, call.choice.crossover);
 
   const auto begin = Clock::now();
-  KeyIndex own_index(options.index);
-  std::optional<KeyScores> own_scores;
   if (plan.method == Method::kRouted) {
-    if (kept.index == nullptr) kept.index = &own_index;
+    if (kept.index == nullptr)
+      kept.index = (call.index = std::make_unique<KeyIndex>(options.index)).get();
     kept.index->extend(k, v, executor);
-    plan_in.index = in.index = kept.index;
+    plan_in.index = call.in.index = kept.index;
   } else if (plan.method == Method::kTopK || plan.method == Method::kPrescoredHyper) {
-    if (kept.scores == nullptr) kept.scores = &own_scores.emplace(score_options(options));
-    kept.scores->extend({q, k, v, visibility, in.scale}, executor);
+    if (kept.scores == nullptr)
+      kept.scores = (call.scores = std::make_unique<KeyScores>(score_options(options))).get();
+    kept.scores->extend({q, k, v, visibility, call.in.scale}, executor);
     plan_in.scores = kept.scores->levels();
     plan_in.score_segment = kept.scores->options().segment;
   }
-  const double index_s = std::chrono::duration<double>(Clock::now() - begin).count();
-  const std::unique_ptr<Planner> planner = make_planner(plan_in, plan);
-  report.counters = planner->parts() > 1 ? attend_parts(in, *planner, out, executor)
-                                         : attend(in, *planner, out, executor);
-  report.counters.index_s = index_s;
+  call.index_s = std::chrono::duration<double>(Clock::now() - begin).count();
+  call.planner = make_planner(plan_in, plan);
+  return call;
+}
+
+Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
+                 Kept kept, const State& out, const Options& options, Executor& executor) {
+  const auto begin = Clock::now();
+  AttendInputs in{q, k, v, visibility, options.scale, nullptr, options.compute};
+  check_attend_inputs(in, out);  // before the work of preparing
+  const Prepared call = prepare(q, k, v, visibility, kept, options, executor);
+  Report report;
+  report.choice = call.choice;
+  report.counters = call.planner->parts() > 1 ? attend_parts(call.in, *call.planner, out, executor)
+                                              : attend(call.in, *call.planner, out, executor);
+  report.counters.index_s = call.index_s;
   report.counters.total_s = std::chrono::duration<double>(Clock::now() - begin).count();
   report.isa = isa_name(options.compute, k.dtype);
   return report;

@@ -1,0 +1,93 @@
+"""Perplexity of a language model by method, with the tail protocol.
+
+The context less its last --tail tokens is read as a prompt, in tiles; the tail then follows with
+routing "strict", so that every scored token chose its keys alone: what a user gets who generates.
+MODEL is a folder or name for transformers, or a .gguf file (which needs the package gguf).
+"""
+from __future__ import annotations
+
+import math
+import os
+import time
+
+from . import names, print_row
+
+
+def add_arguments(parser):
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--text", required=True, help="a text file; its first --ctx tokens are used")
+    parser.add_argument("--ctx", type=int, default=8192)
+    parser.add_argument("--tail", type=int, help="tokens scored (a quarter of the context)")
+    parser.add_argument("--methods", type=names, default=["sdpa", "dense", "window", "routed"],
+                        help='comma-separated; "sdpa" is the model alone')
+    parser.add_argument("--budget", type=int, default=1280)
+    parser.add_argument("--layers", default="all", help="all, first:N, last:N, even or odd")
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--device", default="cpu")
+
+
+def run(given) -> int:
+    from .. import hf
+
+    hf.register()
+    model, ids = _load(given)
+    n = ids.shape[1]
+    tail = given.tail or n // 4
+    if not 1 <= tail < n:
+        raise ValueError(f"[ppl] --tail, got {tail}, want 1 to {n - 1}, less than the text's tokens")
+    for method in given.methods:
+        model.set_attn_implementation("sdpa" if method == "sdpa" else "prescore")
+        print_row(command="ppl", model=os.path.basename(given.model.rstrip("/")), method=method,
+                  budget=given.budget, layers=given.layers, dtype=given.dtype, ctx=n, tail=tail,
+                  **_measure(model, ids, tail, method, given))
+    return 0
+
+
+def _load(given):
+    import torch
+    import transformers
+
+    folder, file = os.path.split(given.model)
+    more = {"gguf_file": file} if file.endswith(".gguf") else {}
+    source = (folder or ".") if more else given.model
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        source, dtype=getattr(torch, given.dtype), attn_implementation="prescore", **more)
+    with open(given.text, encoding="utf-8", errors="replace") as f:
+        text = f.read(given.ctx * 16)  # no tokenizer needs more letters a token for long
+    ids = tokenizer(text, return_tensors="pt").input_ids[:, : given.ctx]
+    return model.to(given.device).eval(), ids.to(given.device)
+
+
+def _measure(model, ids, tail: int, method: str, given) -> dict:
+    """Perplexity of the tail; seconds and keys a query of reading the prompt before it."""
+    import torch
+
+    from .. import hf
+
+    def options(routing):
+        if method != "sdpa":
+            hf.register(method=method, budget=given.budget, layers=given.layers, routing=routing)
+        hf.stats(reset=True)
+
+    cut, n = ids.shape[1] - tail, ids.shape[1]
+    with torch.no_grad():
+        options("tile")
+        begin = time.perf_counter()
+        prompt = model(ids[:, :cut], use_cache=True, logits_to_keep=1)
+        seconds, read = time.perf_counter() - begin, hf.stats()
+        options("strict")
+        cache, last, loss = prompt.past_key_values, prompt.logits[:, -1:], 0.0
+        for first in range(cut, n, 512):
+            chunk = ids[:, first : first + 512]
+            logits = model(chunk, past_key_values=cache, use_cache=True).logits
+            said = torch.cat([last, logits[:, :-1]], 1).float().log_softmax(-1)
+            loss -= said.gather(-1, chunk[..., None]).sum().item()
+            last = logits[:, -1:]
+    return {
+        "ppl": math.exp(loss / tail),
+        "prefill_s": seconds,
+        "attention_s": read.seconds if method != "sdpa" else None,
+        "keys_per_query": read.keys / read.queries if read.queries else None,
+        "left": dict(read.left),
+    }

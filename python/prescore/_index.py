@@ -1,0 +1,70 @@
+"""KeyIndex: clusters of keys beside a cache that grows."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class KeyIndex:
+    """Clusters over the keys of every (batch, key head), for `routed`, kept from call to call.
+
+    A tree over segments of 512 keys: segments (level 2), groups of about 32 (level 1), clusters of
+    about 8 (level 0). Only complete segments are in it. Pass it to attention with the whole cache;
+    what has become complete since the last call is read, nothing else. One thread at a time uses an
+    index: others wait.
+
+    Args:
+        **options: members of the C++ IndexOptions: segment, cluster, group, iterations, sinks, packed.
+    """
+
+    def __init__(self, **options: int | bool):
+        self._index = _core.KeyIndex(options)
+
+    def extend(self, k: Any, v: Any, *, threads: int = 0) -> None:
+        """Brings the index up to date with a cache that has grown: k [b, h_kv, n, d] and v
+        [b, h_kv, n, d_v] are the whole cache. Raises Error when shapes differ from the first call."""
+        self._index.extend(_core.View(k, "k"), _core.View(v, "v"), threads)
+
+    def truncate(self, n: int) -> None:
+        """Forgets everything from key n on, rounded down to whole segments."""
+        self._index.truncate(n)
+
+    def validate(self, k: Any) -> int:
+        """Forgets from the first segment on that was rewritten in the cache k; returns keys kept."""
+        return self._index.validate(_core.View(k, "k"))
+
+    def __len__(self) -> int:
+        """Keys covered: a multiple of the segment."""
+        return self._index.size()
+
+    @property
+    def nbytes(self) -> int:
+        return self._index.bytes()
+
+    @property
+    def nodes_per_segment(self) -> int:
+        """Node ids are segment * nodes_per_segment + number in the segment."""
+        return self._index.nodes_per_segment()
+
+    def level(self, node: int) -> int:
+        """0: cluster, 1: group, 2: segment."""
+        return self._index.level(node)
+
+    def counts(self, batch: int = 0, head: int = 0) -> np.ndarray:
+        """Keys of each node of a key head, int32 by node id; 0: empty."""
+        return self._index.counts(batch, head)
+
+    def members(self, node: int, batch: int = 0, head: int = 0) -> np.ndarray:
+        """Positions of the keys of a node, ascending, int32."""
+        return self._index.members(batch, head, node)
+
+    def children(self, node: int, batch: int = 0, head: int = 0) -> range:
+        """Ids of the nodes below a node; empty for a cluster."""
+        return range(*self._index.children(batch, head, node))
+
+    def __repr__(self) -> str:
+        return f"KeyIndex(keys={len(self)}, nbytes={self.nbytes})"

@@ -1,0 +1,49 @@
+"""What an attention mask of transformers lets each query see, where that is a run of keys."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Row(NamedTuple):
+    """One batch entry: its queries see keys from `first` on; query i sees `ends[i] - first` of them."""
+
+    first: int
+    last: int
+    positions: list[int] | None  #: in the keys [first, last); None: aligned bottom right
+
+
+def rows_of(mask: torch.Tensor, batch: int, n_q: int, n_kv: int) -> list[Row] | None:
+    """A Row for each batch entry; None where a query sees anything but keys [first, end) with one
+    `first` a row and ends that do not fall: sliding windows, packed sequences, biases.
+
+    mask: [b or 1, 1, n_q, n_kv or more]: bool (True is seen) or added to the scores (0 or very low).
+    """
+    if mask.dim() != 4 or mask.shape[1] != 1 or mask.shape[2] != n_q or mask.shape[3] < n_kv:
+        return None
+    mask = mask[:, 0, :, :n_kv]
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    if mask.dtype != torch.bool and not (seen | (mask <= torch.finfo(mask.dtype).min / 2)).all():
+        return None
+    count = seen.sum(-1)
+    begin = seen.int().argmax(-1)
+    end = n_kv - seen.flip(-1).int().argmax(-1)
+    some = count > 0
+    first = torch.where(some, begin, n_kv).amin(-1, keepdim=True)
+    end = torch.where(some, end, first)
+    if not ((count == end - first) & ((begin == first) | ~some)).all() or (end.diff(dim=-1) < 0).any():
+        return None
+    rows = [_row(int(f), e) for f, e in zip(first, end.tolist())]
+    return rows * batch if len(rows) == 1 else rows
+
+
+def is_plain(row: Row, n_kv: int) -> bool:
+    """Sees as without a mask: all keys up to its own."""
+    return row.positions is None and row.first == 0 and row.last == n_kv
+
+
+def _row(first: int, ends: list[int]) -> Row:
+    last, n_q = ends[-1], len(ends)
+    aligned = all(end - first == max(0, last - first - n_q + i + 1) for i, end in enumerate(ends))
+    return Row(first, last, None if aligned else [end - first - 1 for end in ends])

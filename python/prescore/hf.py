@@ -1,0 +1,205 @@
+"""prescore as the attention of transformers models: 4.48 and later, 5.x.
+
+    import prescore.hf
+    prescore.hf.register(method="auto", budget=1280)
+    model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="prescore")
+
+Prompts are read by the method; decode steps (fewer than 32 queries) densely, unless routing is
+"strict". Padding on either side is handled row by row. What is not (sliding windows shorter than the
+text, soft-caps, biases, gradients, ...) is left to transformers with one warning a reason.
+"""
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from . import _attention, _core, _hf_layers
+from ._index import KeyIndex
+from ._sight import Row, is_plain, rows_of
+
+__all__ = ["Options", "Stats", "register", "stats"]
+
+FEW_QUERIES = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """How layers attend. Environment variables PRESCORE_METHOD, ... set what `register` is not told."""
+
+    method: str = "auto"
+    budget: int = 1280  #: most keys that a query reads
+    layers: str = "all"  #: all, first:N, last:N, even or odd; the others are left to SDPA
+    routing: str = "tile"  #: strict: every query chooses for itself, decode steps too
+    standins: str = "auto"
+    window: int = 128
+    threads: int = 0
+    more: dict = field(default_factory=dict)  #: any other options of prescore.attention
+
+    def __post_init__(self):
+        _hf_layers.check(self.layers)
+        known = set(_core.OPTION_NAMES["attention"]) - {"is_causal", "scale", "stream"}
+        if unknown := set(self.more) - known:
+            raise TypeError(f"[hf] option, got {sorted(unknown)}, want some of {sorted(known)}")
+
+    @classmethod
+    def from_environment(cls, **given: Any) -> Options:
+        """`given` over PRESCORE_* over the defaults. Names that are no fields go to `more`."""
+        named = {f.name: f for f in fields(cls) if f.name != "more"}
+        values: dict[str, Any] = {}
+        for name, known in named.items():
+            text = os.environ.get("PRESCORE_" + name.upper())
+            if text is not None:
+                values[name] = _number(name, text) if isinstance(known.default, int) else text
+        more = {k: v for k, v in given.items() if k not in named and k != "more"}
+        values |= {k: v for k, v in given.items() if k in named}
+        return cls(**values, more=given.get("more", {}) | more)
+
+    def arguments(self, n_q: int) -> dict[str, Any]:
+        """Of prescore.attention for a call of n_q queries."""
+        few = n_q < FEW_QUERIES and self.routing != "strict"
+        return self.more | dict(
+            method="dense" if few else self.method, budget=self.budget, window=self.window,
+            routing=self.routing, standins=self.standins, threads=self.threads)
+
+
+@dataclass
+class Stats:
+    """Since the last stats(reset=True)."""
+
+    taken: int = 0  #: calls of attention that prescore computed
+    left: Counter = field(default_factory=Counter)  #: calls left to transformers, by reason
+    queries: int = 0  #: (batch, head, query) triples
+    keys: int = 0  #: keys read
+    visible: int = 0  #: keys that dense attention reads
+    seconds: float = 0.0
+
+
+_options = Options()
+_stats = Stats()
+_warned: set[str] = set()
+_indexes: WeakKeyDictionary[torch.nn.Module, KeyIndex] = WeakKeyDictionary()
+
+
+def register(options: Options | None = None, **given: Any) -> Options:
+    """Makes attn_implementation="prescore" known to transformers; again: changes the options.
+
+    Args: an Options, or its fields and options of prescore.attention by name; what is not given comes
+    from PRESCORE_* variables. Returns the options. Raises TypeError, ValueError for unknown ones.
+    """
+    global _options
+    _options = replace(options, **given) if options else Options.from_environment(**given)
+    _hf_layers.register("prescore", _forward)
+    return _options
+
+
+def stats(reset: bool = False) -> Stats:
+    """What was taken over, what was left and why, what was read."""
+    global _stats
+    result = _stats
+    if reset:
+        _stats = Stats()
+    return result
+
+
+def _forward(module, query, key, value, attention_mask=None, dropout=0.0, scaling=None,
+             is_causal=None, **kwargs):
+    """The attention interface of transformers: [b, h, n, d] in, [b, n, h, d_v] out."""
+    rows: list[Row] | None = None
+    reason = _why_not(module, query, key, value, dropout, is_causal, kwargs)
+    if reason is None and attention_mask is not None:
+        rows = rows_of(attention_mask, query.shape[0], query.shape[2], key.shape[2])
+        if rows is None:
+            reason = "a mask that is not causal with padding"
+        elif all(is_plain(row, key.shape[2]) for row in rows):
+            rows = None
+    if reason is not None:
+        _leave(reason)
+        return _hf_layers.fallback(module, query, key, value, attention_mask, dropout=dropout,
+                                   scaling=scaling, is_causal=is_causal, **kwargs)
+    o = _attend(module, query, key, value, rows, scaling)
+    return o.transpose(1, 2).contiguous(), None
+
+
+def _why_not(module, query, key, value, dropout, is_causal, kwargs) -> str | None:
+    """Why a call is left to transformers; None: it is ours."""
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    window = kwargs.get("sliding_window")
+    unknown = [x for x in ("s_aux", "position_bias", "cu_seq_lens_q") if kwargs.get(x) is not None]
+    if not _hf_layers.chosen(_options.layers, module):
+        return ""  # as asked: no warning
+    if not causal:
+        return "attention that is not causal"
+    if kwargs.get("softcap") is not None:
+        return "soft-caps"
+    if window is not None and key.shape[2] > window:
+        return "sliding windows"
+    if dropout > 0:
+        return "dropout"
+    if unknown:
+        return f"the argument {unknown[0]}"
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        return "gradients (call the model under torch.no_grad())"
+    if max(query.shape[3], value.shape[3]) > 512:
+        return "heads of more than 512"
+    if query.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"{query.dtype}"
+    return None
+
+
+def _leave(reason: str) -> None:
+    if reason and reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(f"prescore leaves {reason} to transformers", stacklevel=3)
+    _stats.left[reason or "layers that were not chosen"] += 1
+
+
+@torch.compiler.disable
+def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> torch.Tensor:
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    arguments = _options.arguments(q.shape[2]) | {"scale": scale, "return_report": True}
+    out = q.new_empty((*q.shape[:3], v.shape[3]))
+    if rows is None:
+        _count(_attention.attention(q, k, v, out=out, **_kept(module, q, k, arguments), **arguments))
+        return out
+    for i, (first, last, positions) in enumerate(rows):
+        if last <= first:  # a row of padding alone
+            out[i].zero_()
+            continue
+        one = slice(i, i + 1)
+        _count(_attention.attention(q[one], k[one, :, first:last], v[one, :, first:last],
+                                    out=out[one], positions=positions, **arguments))
+    return out
+
+
+def _kept(module, q, k, arguments) -> dict[str, Any]:
+    """The layer's index, where a cache goes on from an earlier call."""
+    if k.is_cuda or arguments["method"] == "dense" or "index" in arguments:
+        return {}
+    index = _indexes.setdefault(module, KeyIndex())
+    try:
+        index.validate(k)
+    except _core.Error:  # another model's shapes or dtype
+        index = _indexes[module] = KeyIndex()
+    return {"index": index}
+
+
+def _count(result) -> None:
+    report = result[1]
+    _stats.taken += 1
+    _stats.queries += report["queries"]
+    _stats.keys += report["keys"]
+    _stats.visible += report["visible"]
+    _stats.seconds += report["total_s"]
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"[hf] PRESCORE_{name.upper()}, got {text!r}, want a whole number") from None

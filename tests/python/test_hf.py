@@ -1,0 +1,137 @@
+"""prescore.hf: with a budget of all keys, models say what they say with SDPA."""
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+import prescore.hf as hf  # noqa: E402
+from prescore._sight import rows_of  # noqa: E402
+
+pytestmark = pytest.mark.hf
+BASE = dict(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+            max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+GROUPED = dict(BASE, num_key_value_heads=2)
+SLIDING = dict(GROUPED, head_dim=16, sliding_window=24)
+CONFIGS = {
+    "llama": lambda: transformers.LlamaConfig(**GROUPED),
+    "qwen2": lambda: transformers.Qwen2Config(**GROUPED),
+    "qwen3": lambda: transformers.Qwen3Config(**GROUPED, head_dim=16),
+    "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=None),
+    "mistral with a window": lambda: transformers.MistralConfig(**GROUPED, sliding_window=24),
+    "gemma2": lambda: transformers.Gemma2Config(**SLIDING),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **SLIDING, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
+    "phi": lambda: transformers.PhiConfig(**BASE),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**BASE),
+}
+
+
+@pytest.fixture(autouse=True)
+def everything():
+    hf.register(hf.Options(method="routed", budget=4096))
+    hf.stats(reset=True)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def model_of(name, attention):
+    config = CONFIGS[name]()
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def stock_of(name):
+    return model_of(name, "eager" if name == "gemma2" else "sdpa")  # soft-caps need eager
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+def test_the_same_logits(name, padding):
+    stock, ours = stock_of(name), model_of(name, "prescore")
+    ids = torch.randint(3, 96, (2, 70), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    if padding != "none":
+        mask[1, slice(0, 11) if padding == "left" else slice(59, None)] = 0
+    mask_of = {} if padding == "none" else {"attention_mask": mask}
+    difference = (stock(ids, **mask_of).logits - ours(ids, **mask_of).logits).abs() * mask[..., None]
+    assert difference.max() < 1e-5
+    stats = hf.stats()
+    sliding = name in ("mistral with a window", "gemma2", "gemma3")
+    assert bool(stats.left) == sliding
+    assert (stats.taken > 0) == (name not in ("mistral with a window", "gemma2"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_same_tokens(name):
+    stock, ours = stock_of(name), model_of(name, "prescore")
+    ids = torch.randint(3, 96, (2, 33), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    ids[0, :5], mask[0, :5] = 0, 0
+    tokens = [m.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False) for m in (stock, ours)]
+    assert torch.equal(*tokens)
+
+
+@pytest.mark.parametrize("layers, taken", [("all", 3), ("first:2", 2), ("last:1", 1), ("even", 2), ("odd", 1)])
+def test_a_prompt_in_chunks_and_some_layers(layers, taken):
+    hf.register(method="routed", budget=4096, layers=layers)
+    ids = torch.randint(3, 96, (1, 70), generator=torch.Generator().manual_seed(3))
+    want = model_of("llama", "sdpa")(ids).logits[:, 40:]
+    ours = model_of("llama", "prescore")
+    cache = ours(ids[:, :40], use_cache=True).past_key_values
+    got = ours(ids[:, 40:], past_key_values=cache).logits
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    assert hf.stats().taken == 2 * taken
+
+
+def test_a_static_cache():
+    ids = torch.randint(3, 96, (2, 33), generator=torch.Generator().manual_seed(4))
+    tokens = [model_of("llama", a).generate(ids, max_new_tokens=6, do_sample=False, cache_implementation="static")
+              for a in ("sdpa", "prescore")]
+    assert torch.equal(*tokens)
+
+
+def test_the_layers_index_follows_another_text():
+    hf.register(method="routed", budget=256, window=32, more={"tile": 32})
+    ours = model_of("llama", "prescore")
+    texts = [torch.randint(3, 96, (1, 600), generator=torch.Generator().manual_seed(i)) for i in (5, 6)]
+    first = ours(texts[0]).logits
+    ours(texts[1])
+    torch.testing.assert_close(ours(texts[0]).logits, first, atol=0, rtol=0)
+    assert hf.stats().keys < hf.stats().visible
+
+
+def test_gradients_and_soft_caps_are_left_with_one_warning():
+    hf._warned.clear()
+    ids = torch.ones(1, 8, dtype=torch.long)
+    with torch.enable_grad(), pytest.warns(UserWarning, match="gradients") as caught:
+        loss = model_of("llama", "prescore").train()(ids, labels=ids).loss
+    loss.requires_grad and loss.backward()
+    assert len(caught) == 1 and hf.stats().taken == 0
+
+
+def test_options(monkeypatch):
+    monkeypatch.setenv("PRESCORE_BUDGET", "77")
+    monkeypatch.setenv("PRESCORE_METHOD", "window")
+    options = hf.register(method="dense", seed=3)
+    assert (options.method, options.budget, options.more) == ("dense", 77, {"seed": 3})
+    monkeypatch.setenv("PRESCORE_BUDGET", "many")
+    with pytest.raises(ValueError, match="PRESCORE_BUDGET, got 'many'"):
+        hf.register()
+    monkeypatch.delenv("PRESCORE_BUDGET")
+    with pytest.raises(ValueError, match="layers"):
+        hf.register(layers="some")
+    with pytest.raises(TypeError, match="bugdet"):
+        hf.register(bugdet=3)
+
+
+def test_masks_that_are_not_runs():
+    causal = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    assert rows_of(causal, 2, 6, 6) == [(0, 6, None)] * 2
+    additive = torch.zeros(1, 1, 6, 6).masked_fill(~causal, torch.finfo(torch.float32).min)
+    assert rows_of(additive, 1, 6, 6) == [(0, 6, None)]
+    assert rows_of(causal.triu(-2), 1, 6, 6) is None  # a window
+    assert rows_of(additive - 0.5, 1, 6, 6) is None  # a bias
+    assert rows_of(causal.flip(2), 1, 6, 6) is None

@@ -1,0 +1,52 @@
+"""prescore.torch: what PyTorch asks of an operator."""
+import pytest
+
+torch = pytest.importorskip("torch")
+import prescore.torch  # noqa: E402
+
+
+@pytest.fixture
+def qkv():
+    torch.manual_seed(3)
+    return [torch.randn(2, h, 80, 16) for h in (4, 2, 2)]
+
+
+def sdpa(q, k, v):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+@pytest.mark.parametrize("method", ["dense", "routed"])
+def test_opcheck(qkv, method):
+    op = torch.ops.prescore.attention.default
+    torch.library.opcheck(op, (*qkv, True, None, f"{{'method': '{method}'}}"))
+    torch.library.opcheck(op, ([x.transpose(1, 2).contiguous().transpose(1, 2) for x in qkv][0], *qkv[1:],
+                               False, 0.3, "{}"))
+
+
+def test_compiled_in_one_graph(qkv):
+    @torch.compile(fullgraph=True)
+    def block(q, k, v):
+        o, lse = prescore.torch.attention(
+            q * 2, k, v, method="routed", budget=80, return_lse=True, index={"segment": 32})
+        return o + 1, lse
+
+    o, lse = block(*qkv)
+    torch.testing.assert_close(o - 1, sdpa(qkv[0] * 2, *qkv[1:]), atol=2e-5, rtol=0)
+    assert lse.shape == (2, 4, 80)
+
+
+def test_backward_says_no(qkv):
+    q = qkv[0].clone().requires_grad_()
+    o = prescore.torch.attention(q, *qkv[1:])
+    torch.testing.assert_close(o, sdpa(q, *qkv[1:]), atol=2e-5, rtol=0)
+    with pytest.raises(NotImplementedError, match="backward of prescore"):
+        o.sum().backward()
+
+
+def test_errors(qkv):
+    with pytest.raises(ValueError, match="axes of q"):
+        prescore.torch.attention(qkv[0][0], *qkv[1:])
+    with pytest.raises(TypeError, match="q, got list"):
+        prescore.torch.attention([1], *qkv[1:])
+    with pytest.raises(TypeError, match="bugdet"):
+        prescore.torch.attention(*qkv, bugdet=3)
