@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Top-1 accuracy and latency of the ViT against keys a query, training-free, by method (docs/experiments/vit.md).
+
+    experiments/vit/evaluate.py DATA --checkpoint data/vit_cifar10.npz --out build/vit.jsonl
+
+Every method of prescore.vit and token merging, beside dense. Rows that are in --out already are not computed again.
+"""
+import argparse
+import json
+import os
+import statistics
+import time
+
+import torch
+
+import cifar10
+import model as vit
+import tome
+from prescore import vit as sparse
+
+KEYS = (16, 32, 64, 96, 128, 257)
+
+
+def prepare(model, method, keys, clusters):
+    """The model with the method, and the keys that a query of it reads on average."""
+    sparse.unpatch(model)
+    if method == "tome":
+        merging = tome.Merging.for_budget(model, keys)
+        merging(torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device))
+        return merging, sum(merging.tokens) / len(merging.tokens)
+    if method != "dense":
+        sparse.patch(model, method, keys=keys, clusters=clusters)
+    return model, 257 if method == "dense" else keys
+
+
+@torch.inference_mode()
+def accuracy(model, images, labels, batch):
+    hits = 0
+    for x, y in zip(images.split(batch), labels.split(batch)):
+        hits += (model(cifar10.normalise(x)).argmax(-1) == y).sum().item()
+    return 100 * hits / len(labels)
+
+
+@torch.inference_mode()
+def latency_ms(model, images, batch, repeats):
+    """Median milliseconds of one batch."""
+    x, times = cifar10.normalise(images[:batch]), []
+    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
+    for i in range(repeats + 2):
+        wait()
+        begin = time.perf_counter()
+        model(x)
+        wait()
+        if i > 1:
+            times.append(1e3 * (time.perf_counter() - begin))
+    return statistics.median(times)
+
+
+def cases(methods):
+    yield "dense", 257
+    for method in methods:
+        for keys in KEYS[:-1]:
+            yield method, keys
+
+
+def measure(args, model, images, labels, method, keys):
+    prepared, read = prepare(model, method, keys, args.clusters)
+    row = {"method": method, "keys": keys, "read": round(read, 1), "clusters": args.clusters, "device": args.device,
+           "accuracy": round(accuracy(prepared, images, labels, args.batch), 2)}
+    for batch in args.latency:
+        row[f"ms_{batch}"] = round(latency_ms(prepared, images, batch, 5), 3)
+    return row
+
+
+def table(rows):
+    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != "dense"))
+    found = {(r["method"], r["keys"]): r for r in rows}
+    dense = found.get(("dense", 257))
+    lines = [f"dense: {dense['accuracy']} %" if dense else "", "",
+             "| method | " + " | ".join(str(k) for k in KEYS[:-1]) + " |", "|---|" + "--:|" * (len(KEYS) - 1)]
+    for method in methods:
+        cell = lambda k: f"{found[method, k]['accuracy']:.2f}" if (method, k) in found else ""
+        lines.append(f"| {method} | " + " | ".join(cell(k) for k in KEYS[:-1]) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--checkpoint", default="data/vit_cifar10.npz")
+    parser.add_argument("--out", default="vit.jsonl")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=10000)
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--clusters", type=int, default=5)
+    parser.add_argument("--methods", nargs="+",
+                        default=["random", "leverage", "kmeans", "kmeans_top", "routed", "tome"])
+    parser.add_argument("--latency", nargs="*", type=int, default=[], help="batch sizes to time")
+    args = parser.parse_args()
+    images, labels = (t[:args.images].to(args.device) for t in cifar10.load(args.data, "test"))
+    model = vit.load(args.checkpoint).to(args.device)
+    rows = []
+    if os.path.exists(args.out):
+        with open(args.out) as file:
+            rows = [json.loads(line) for line in file]
+    done = {(r["method"], r["keys"], r["clusters"], r["device"]) for r in rows}
+    for method, keys in cases(args.methods):
+        if (method, keys, args.clusters, args.device) in done:
+            continue
+        rows.append(measure(args, model, images, labels, method, keys))
+        with open(args.out, "a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+        print(json.dumps(rows[-1]), flush=True)
+    print(table([r for r in rows if r["clusters"] == args.clusters and r["device"] == args.device]))
+
+
+if __name__ == "__main__":
+    main()
