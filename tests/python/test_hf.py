@@ -37,7 +37,12 @@ def everything():
 
 
 def model_of(name, attention):
-    config = CONFIGS[name]()
+    try:
+        config = CONFIGS[name]()
+    except AttributeError:
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    if name == "gpt_neox" and transformers.__version__ < "4.49":
+        pytest.skip("its attention could not be exchanged yet")
     config._attn_implementation = attention
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
