@@ -1,6 +1,4 @@
 """What does a query read? Keys, ranges and stand-ins of a plan, and its picture."""
-import sys
-
 import numpy as np
 
 import prescore
@@ -19,7 +17,6 @@ tile = plan[0]
 print(f"a tile of {len(tile.queries)} queries: ranges {tile.ranges} and {len(tile.keys)} single keys")
 
 try:
-    ax = plan.plot()
+    plan.plot().figure.savefig("plan.png")
 except ImportError:
-    sys.exit("no matplotlib, no picture")
-ax.figure.savefig("plan.png")
+    print("no matplotlib, no picture")

@@ -45,9 +45,8 @@ constexpr Name<Selection> kSelections[] = {{Selection::kTopK, "top"},
 constexpr Name<ClusterScore> kClusterScores[] = {{ClusterScore::kDistance, "distance"},
                                                  {ClusterScore::kRelative, "relative"},
                                                  {ClusterScore::kNearness, "nearness"}};
-constexpr Name<Leverage> kLeverages[] = {{Leverage::kRidge, "ridge"},
-                                         {Leverage::kExact, "exact"},
-                                         {Leverage::kSketched, "sketched"}};
+constexpr Name<Leverage> kLeverages[] = {
+    {Leverage::kRidge, "ridge"}, {Leverage::kExact, "exact"}, {Leverage::kSketched, "sketched"}};
 constexpr Name<KernelKMeans> kKernels[] = {{KernelKMeans::kFeatures, "features"},
                                            {KernelKMeans::kDistance, "distance"}};
 constexpr Name<Compute> kComputes[] = {

@@ -71,8 +71,8 @@ def attention(
     positions = _positions(positions)
     report = _core.attention(
         *views,
-        _core.View(result, "out", True),
-        None if lse is None else _core.View(lse, "lse", True),
+        _writable(result, "out"),
+        None if lse is None else _writable(lse, "lse"),
         options,
         kept,
         positions,
@@ -121,7 +121,7 @@ def score(k: Any, name: str = "leverage", *, n: int | None = None, threads: int 
     if not isinstance(n, int) or not 1 <= n <= n_kv:
         raise _core.Error(f"[python] keys to score, got {n!r}, want 1 to {n_kv}")
     scores = _arrays.empty((b, h, n), k, "float32")
-    _core.score(view, n, options | {"score": name, "threads": threads}, _core.View(scores, "scores", True))
+    _core.score(view, n, options | {"score": name, "threads": threads}, _writable(scores, "scores"))
     return _arrays.finish(scores, k)
 
 
@@ -139,7 +139,8 @@ def merge(o: Any, lse: Any, other_o: Any, other_lse: Any):
     """
     names = ("o", "lse", "other_o", "other_lse")
     arrays = (o, lse, other_o, other_lse)
-    _core.merge(*(_core.View(x, name, name in ("o", "lse")) for x, name in zip(arrays, names)))
+    views = [_writable(x, name) for x, name in zip(arrays[:2], names)]
+    _core.merge(*views, *(_core.View(x, name) for x, name in zip(arrays[2:], names[2:])))
     return o, lse
 
 
@@ -147,6 +148,12 @@ def workspace_bytes(q: Any, k: Any, v: Any, **options: Any) -> int:
     """Upper bound of the memory that attention holds beyond inputs and outputs, in bytes."""
     views = (_core.View(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
     return _core.workspace_bytes(*views, options)
+
+
+def _writable(x: Any, name: str) -> Any:
+    if _arrays.framework(x) == "jax":  # its DLPack does not say that its arrays never change
+        raise TypeError(f"[python] {name}, got an array of JAX, want one that can be written in place")
+    return _core.View(x, name, True)
 
 
 def _shape(view: Any, name: str) -> tuple[int, ...]:

@@ -69,6 +69,13 @@ def fallback(module, query, key, value, attention_mask, *, scaling, dropout, is_
     return o, None
 
 
+def set_attention(model: Any, name: str) -> None:
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation(name)
+    else:  # before 4.54
+        model.config._attn_implementation = name
+
+
 def check(layers: str) -> None:
     kind, _, number = layers.partition(":")
     if layers in ("all", "even", "odd") or (kind in ("first", "last") and number.isdecimal()):

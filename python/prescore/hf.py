@@ -181,10 +181,8 @@ def _kept(module, q, k, arguments) -> dict[str, Any]:
     """The layer's index, where a cache goes on from an earlier call."""
     if k.is_cuda or arguments["method"] == "dense" or "index" in arguments:
         return {}
-    index = _indexes.setdefault(module, KeyIndex())
-    try:
-        index.validate(k)
-    except _core.Error:  # another model's shapes or dtype
+    index = _indexes.get(module)
+    if index is None or index.validate(k) == 0:  # another text, perhaps of another shape
         index = _indexes[module] = KeyIndex()
     return {"index": index}
 

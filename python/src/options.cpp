@@ -2,8 +2,7 @@
 
 #include <nanobind/stl/string.h>
 
-#include <cmath>
-#include <optional>
+#include <algorithm>
 #include <string>
 
 #include "common/check.h"
@@ -67,7 +66,10 @@ void assign(bool& to, nb::handle value, const std::string& name) {
 template <typename Parse>
 auto parsed(Parse parse, nb::handle value, const std::string& name) {
   if (!nb::isinstance<nb::str>(value)) refuse(name, value, "a name");
-  return parse("[python] " + name, text(value));
+  std::string word = text(value);
+  if (std::any_of(word.begin(), word.end(), [](unsigned char c) { return c < ' '; }))
+    word = represent(value);  // an error is one line
+  return parse("[python] " + name, word);
 }
 void assign(Method& to, nb::handle value, const std::string& name) {
   to = parsed(host::parse_method, value, name);

@@ -32,6 +32,7 @@ def call(*args, **kwargs):
     (dict(out=X[..., :2].copy()), ValueError, "o shape"),
     (dict(out=np.broadcast_to(np.float32(0), X.shape)), TypeError, "written in place"),
     (dict(method="sparse"), ValueError, "one of auto, dense"),
+    (dict(method="a\nb"), ValueError, "got \"'a\\nb'\""),
     (dict(method=3), TypeError, "method, got 3"),
     (dict(bugdet=3), TypeError, "'bugdet', want one of"),
     (dict(budget=0), ValueError, "budget, got 0"),

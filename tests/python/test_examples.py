@@ -46,5 +46,6 @@ def test_bench(tmp_path):
 
 
 def test_errors_are_one_line(tmp_path):
+    pytest.importorskip("torch")
     done = run("-m", "prescore", "bench", "--n", "64", "--methods", "magic", cwd=tmp_path, ok=False)
     assert done.stderr.startswith("prescore: [python] method") and done.stderr.count("\n") == 1

@@ -37,7 +37,12 @@ def everything():
 
 
 def model_of(name, attention):
-    config = CONFIGS[name]()
+    try:
+        config = CONFIGS[name]()
+    except AttributeError:
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    if name == "gpt_neox" and transformers.__version__ < "4.49":
+        pytest.skip("its attention could not be exchanged yet")
     config._attn_implementation = attention
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -98,6 +103,7 @@ def test_the_layers_index_follows_another_text():
     ours = model_of("llama", "prescore")
     texts = [torch.randint(3, 96, (1, 600), generator=torch.Generator().manual_seed(i)) for i in (5, 6)]
     first = ours(texts[0]).logits
+    ours(torch.cat(texts))  # another shape
     ours(texts[1])
     torch.testing.assert_close(ours(texts[0]).logits, first, atol=0, rtol=0)
     assert hf.stats().keys < hf.stats().visible

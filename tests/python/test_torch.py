@@ -50,3 +50,17 @@ def test_errors(qkv):
         prescore.torch.attention([1], *qkv[1:])
     with pytest.raises(TypeError, match="bugdet"):
         prescore.torch.attention(*qkv, bugdet=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not (torch.cuda.is_available() and prescore.gpus()), reason="no GPU, or a build without CUDA")
+@pytest.mark.parametrize("method", ["dense", "routed"])
+def test_on_a_gpu_on_the_current_stream(qkv, method):
+    q, k, v = (x.cuda().half() for x in qkv)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        o, lse = prescore.attention(q, k, v, method=method, return_lse=True)
+        torch.cuda.current_stream().synchronize()
+    assert o.is_cuda and lse.shape == (2, 4, 80)
+    torch.testing.assert_close(o, sdpa(q, k, v), atol=1e-2, rtol=0)
+    with pytest.raises(ValueError, match="device of k"):
+        prescore.attention(q, k.cpu(), v)

@@ -27,7 +27,7 @@ def add_arguments(parser):
 
 
 def run(given) -> int:
-    from .. import hf
+    from .. import _hf_layers, hf
 
     hf.register()
     model, ids = _load(given)
@@ -36,7 +36,7 @@ def run(given) -> int:
     if not 1 <= tail < n:
         raise ValueError(f"[ppl] --tail, got {tail}, want 1 to {n - 1}, less than the text's tokens")
     for method in given.methods:
-        model.set_attn_implementation("sdpa" if method == "sdpa" else "prescore")
+        _hf_layers.set_attention(model, "sdpa" if method == "sdpa" else "prescore")
         print_row(command="ppl", model=os.path.basename(given.model.rstrip("/")), method=method,
                   budget=given.budget, layers=given.layers, dtype=given.dtype, ctx=n, tail=tail,
                   **_measure(model, ids, tail, method, given))
@@ -52,7 +52,7 @@ def _load(given):
     source = (folder or ".") if more else given.model
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, dtype=getattr(torch, given.dtype), attn_implementation="prescore", **more)
+        source, torch_dtype=getattr(torch, given.dtype), attn_implementation="prescore", **more)
     with open(given.text, encoding="utf-8", errors="replace") as f:
         text = f.read(given.ctx * 16)  # no tokenizer needs more letters a token for long
     ids = tokenizer(text, return_tensors="pt").input_ids[:, : given.ctx]
