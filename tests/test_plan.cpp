@@ -187,7 +187,7 @@ TEST(PlanChoice, TopKTakesTheBestScores) {
       if (reads.keys.empty()) continue;
       ++sparse;
       const std::int64_t before = c.causal ? see.end(tile.first) - s.options.window : end;
-      const std::int64_t local = before / 512 * 512;
+      const std::int64_t local = c.causal ? before / 512 * 512 : end;
       const auto head =
           static_cast<std::size_t>(tile.batch * c.h_kv + tile.head / (c.h_q / c.h_kv));
       const std::span<const float> scores(s.scores.data() + head * static_cast<std::size_t>(c.n_kv),

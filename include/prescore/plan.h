@@ -78,7 +78,7 @@ struct PlanInputs {
   /// For top-k and prescored hyper: ascending levels, each of which serves the tiles whose far keys
   /// end from `fit` on, before the fit of the next. No score of a level knows anything behind it.
   std::span<const ScoreLevel> scores = {};
-  /// The far keys of top-k end at multiples of it.
+  /// Causal: the far keys of top-k end at multiples of it.
   std::int64_t score_segment = 512;
   int workers = 1;
   Executor* executor = nullptr;  ///< for what hyper hashes and sorts beforehand; null: this thread

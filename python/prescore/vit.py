@@ -45,9 +45,9 @@ def options(method: str, keys: int, clusters: int = 5, prefix: int = 1, seed: in
             raise ValueError(f"[vit] {name}, got {value}, want {least} or more")
     if method == "dense":
         return {"method": "dense"}
-    common = {"budget": keys, "window": 0, "seed": seed}
+    common = {"budget": keys, "window": 1, "seed": seed}
     if method == "routed":
-        index = {"segment": 128, "cluster": 8, "group": 32, "sinks": prefix}
+        index = {"segment": 128, "cluster": 4, "group": 16, "sinks": prefix}
         return common | {"method": "routed", "routing": "strict", "sinks": prefix, "index": index}
     score = {"norm": "norm", "kmeans_top": "kmeans"}.get(method, method)
     chosen = {"method": "topk", "score": score, "sinks": prefix, "scoring": {"clusters": clusters}}

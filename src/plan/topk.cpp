@@ -14,13 +14,15 @@ class TopKPlanner final : public Planner {
  public:
   TopKPlanner(const PlanInputs& in, const PlanOptions& o)
       : in_(in), options_(o), h_kv_(in.k.shape[1]),
-        boundaries_(in.visibility.n_kv / in.score_segment + 1) {
+        // Not causal: no query knows less than all keys.
+        segment_(in.visibility.causal ? in.score_segment
+                                      : std::max<std::int64_t>(1, in.visibility.n_kv)),
+        boundaries_(in.visibility.n_kv / segment_ + 1) {
     best_.resize(static_cast<std::size_t>(in.k.shape[0] * h_kv_ * boundaries_));
   }
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
-    const Layout x =
-        make_layout(in_.visibility, tile, options_, in_.score_segment, in_.visibility.n_kv);
+    const Layout x = make_layout(in_.visibility, tile, options_, segment_, in_.visibility.n_kv);
     add_ranges(x, out);
     if (x.all() || x.far == 0) return;
     const std::int64_t h = tile.head / (in_.q.shape[1] / h_kv_);
@@ -37,7 +39,7 @@ class TopKPlanner final : public Planner {
   // The best far keys before one boundary, best first; all tiles up to the next boundary share
   // them.
   const std::vector<Choosable>& order(std::int64_t bh, const Layout& x) const {
-    auto& best = best_[static_cast<std::size_t>(bh * boundaries_ + x.local / in_.score_segment)];
+    auto& best = best_[static_cast<std::size_t>(bh * boundaries_ + x.local / segment_)];
     const std::scoped_lock lock(mutex_);
     if (best.empty()) {
       const float* scores = scores_until(in_, bh, x.local);
@@ -90,7 +92,7 @@ class TopKPlanner final : public Planner {
 
   PlanInputs in_;
   PlanOptions options_;
-  std::int64_t h_kv_, boundaries_;
+  std::int64_t h_kv_, segment_, boundaries_;
   mutable std::mutex mutex_;
   mutable std::vector<std::vector<Choosable>> best_;  // [batch and key head][boundary]
 };
@@ -100,7 +102,7 @@ class TopKPlanner final : public Planner {
 std::unique_ptr<Planner> make_topk_planner(const PlanInputs& in, const PlanOptions& o) {
   check_visibility(in.visibility);
   check_plan_options(o);
-  if (in.scores.empty() && in.visibility.n_kv >= in.score_segment)
+  if (in.scores.empty() && in.visibility.n_kv >= (in.visibility.causal ? in.score_segment : 1))
     fail("plan", "scores of the top-k planner", "null", "scores of every key");
   if (o.adaptive > 0 && o.selection == Selection::kSample)
     fail("plan", "adaptive budgets with drawn keys", "both", "one of them");

@@ -84,7 +84,10 @@ __global__ __launch_bounds__(kThreads) void topk_kernel(const Problem p, const P
   const std::int64_t at = plan.at(list, t);
   Reads r{};
   if (tile.rows > 0) {
-    const Layout x = layout_of(p, tile, rule);
+    // Not causal: every key is far.
+    const Layout x =
+        make_layout(p.causal, tile.end(p, 0), tile.end(p, tile.rows - 1), rule,
+                    p.causal ? kSegment : 1, p.causal ? tile.segments * kSegment : tile.n_kv);
     r.window = static_cast<int>(x.window), r.end = static_cast<int>(x.end);
     r.sinks = static_cast<int>(x.sinks);
     const int last = static_cast<int>(x.local), far = static_cast<int>(x.far);

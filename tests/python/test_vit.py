@@ -61,7 +61,7 @@ def test_few_keys_are_few_and_hold_the_class_token(model, method):
     assert torch.equal(prescore.vit.unpatch(model)(x), want)
     q, k = torch.randn(1, 2, 257, 32), torch.randn(1, 2, 257, 32)
     plan = prescore.plan(q, k, is_causal=False, **prescore.vit.options(method, 64))
-    assert np.all(plan.keys_per_query() <= 64) and np.all(plan.keys_per_query() > 48)
+    assert plan.keys_per_query().max() <= 64 and plan.keys_per_query().mean() > 50
     assert all(0 in plan.keys(query=i, head=1) for i in (0, 100, 256))
 
 
