@@ -59,8 +59,7 @@ void BenchAttend::add_to(CLI::App& app) {
 
 void BenchAttend::check() const {
   const auto at_least = [](const char* what, std::int64_t value, std::int64_t least) {
-    if (value < least)
-      throw BadInput(fmt::format("{}, got {}, want {} or more", what, value, least));
+    host::check_count(what, value, least, host::kMostKeys);
   };
   if (device != "cpu" && device != "cuda")
     throw BadInput("--device, got \"" + device + "\", want cpu or cuda");
@@ -68,7 +67,8 @@ void BenchAttend::check() const {
     throw BadInput("--dtype, got \"" + dtype + "\", want f16 or bf16");
   at_least("--kv-heads", kv_heads, 1), at_least("--head-size", head_size, 1);
   at_least("--heads", heads, kv_heads), at_least("--repeats", repeats, 1);
-  at_least("--group", group, 1), at_least("--threads", threads, 0);
+  at_least("--group", group, 1);
+  host::check_count("--threads", threads, 0, host::kMostThreads);
   if (heads % kv_heads != 0)
     throw BadInput(
         fmt::format("--heads, got {}, want a multiple of --kv-heads {}", heads, kv_heads));

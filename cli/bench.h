@@ -22,6 +22,13 @@ struct BenchData {
 };
 BenchData make_bench_data(const BenchShape&, Executor&);
 
+/// The tensors of one call over memory of that shape, on the host or a device.
+struct BenchTensors {
+  Tensor q, k, v;
+  State out;
+};
+BenchTensors make_tensors(const BenchShape&, const void* q, const void* k, const void* v, void* o);
+
 struct Timed {
   double median_s = 0;  ///< index, plan and attend
   Report report;        ///< of one more run

@@ -1,16 +1,10 @@
-#include <cuda_runtime_api.h>
-
 #include "bench.h"
-#include "common/check.h"
+#include "common/launch.cuh"
 
 namespace prescore::cli {
 namespace {
 
-void check_cuda(cudaError_t e, const char* what) {
-  if (e != cudaSuccess)
-    fail("bench", std::string(what) + " on the GPU", cudaGetErrorName(e),
-         std::string("success (") + cudaGetErrorString(e) + ")");
-}
+void check_cuda(cudaError_t e, const char* what) { cuda::check_cuda(e, "bench", what); }
 
 class DeviceRows {
  public:
@@ -54,10 +48,7 @@ class CudaBench final : public Bench {
 
   Timed run(Options options, int repeats) override {
     options.device = Device::kCuda;
-    const Tensor q = Tensor::contiguous(q_.data(), s_.dtype, 1, s_.h_q, s_.n, s_.d);
-    const Tensor k = Tensor::contiguous(k_.data(), s_.dtype, 1, s_.h_kv, s_.n, s_.d);
-    const Tensor v = Tensor::contiguous(v_.data(), s_.dtype, 1, s_.h_kv, s_.n, s_.d);
-    const State out{MutTensor::contiguous(o_.data(), s_.dtype, 1, s_.h_q, s_.n, s_.d), nullptr};
+    const auto [q, k, v, out] = make_tensors(s_, q_.data(), k_.data(), v_.data(), o_.data());
     Timed timed;
     std::vector<double> times;
     for (int i = 0; i < repeats + 2; ++i) {  // the first two warm up

@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <bit>
-#include <chrono>
 
 #include "bench.h"
 #include "common/random.h"
@@ -62,11 +60,8 @@ class CpuBench final : public Bench {
       : data_(data), executor_(executor), out_(data.q.size()) {}
 
   Timed run(Options options, int repeats) override {
-    const BenchShape& s = data_.shape;
-    const Tensor q = Tensor::contiguous(data_.q.data(), s.dtype, 1, s.h_q, s.n, s.d);
-    const Tensor k = Tensor::contiguous(data_.k.data(), s.dtype, 1, s.h_kv, s.n, s.d);
-    const Tensor v = Tensor::contiguous(data_.v.data(), s.dtype, 1, s.h_kv, s.n, s.d);
-    const State out{MutTensor::contiguous(out_.data(), s.dtype, 1, s.h_q, s.n, s.d), nullptr};
+    const auto [q, k, v, out] =
+        make_tensors(data_.shape, data_.q.data(), data_.k.data(), data_.v.data(), out_.data());
     Timed timed;
     std::vector<double> times;
     for (int i = 0; i < repeats + 1; ++i) {  // the first warms up
@@ -89,6 +84,14 @@ double median(std::vector<double> times) {
   const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
   std::nth_element(times.begin(), middle, times.end());
   return *middle;
+}
+
+BenchTensors make_tensors(const BenchShape& s, const void* q, const void* k, const void* v,
+                          void* o) {
+  return {Tensor::contiguous(q, s.dtype, 1, s.h_q, s.n, s.d),
+          Tensor::contiguous(k, s.dtype, 1, s.h_kv, s.n, s.d),
+          Tensor::contiguous(v, s.dtype, 1, s.h_kv, s.n, s.d),
+          {MutTensor::contiguous(o, s.dtype, 1, s.h_q, s.n, s.d), nullptr}};
 }
 
 BenchData make_bench_data(const BenchShape& s, Executor& executor) {

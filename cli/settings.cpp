@@ -11,16 +11,7 @@
 #include "session.h"
 
 namespace prescore::cli {
-namespace {
-
-Compute parse_compute(const std::string& text) {
-  if (text == "auto") return Compute::kAuto;
-  if (text == "f32") return Compute::kF32;
-  if (text == "bf16") return Compute::kBF16;
-  throw BadInput("--compute, got \"" + text + "\", want one of auto, f32, bf16");
-}
-
-}  // namespace
+namespace {}  // namespace
 
 MethodFlags::MethodFlags() {
   const PlanOptions plan;
@@ -121,7 +112,7 @@ Options MethodFlags::options(const Model* model) const {
   o.plan.hyper = hyper, o.plan.dense_until = dense_until;
   o.plan.standins = host::parse_standins("--standins", standins);
   o.plan.score = o.score.score = host::parse_score("--key-score", key_score);
-  o.compute = parse_compute(compute);
+  o.compute = host::parse_compute("--compute", compute);
   o.index.sinks = sinks;
   o.index.packed = packed;
   host::check_count("cluster", cluster, 1, o.index.segment);

@@ -93,12 +93,10 @@ def _timm_forward(layer, chosen):
         b, n, width = x.shape
         qkv = layer.qkv(x).view(b, n, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        for name in ("q_norm", "k_norm"):
-            if hasattr(layer, name):
-                q, k = (getattr(layer, name)(q), k) if name == "q_norm" else (q, getattr(layer, name)(k))
+        q, k = (getattr(layer, name, torch.nn.Identity())(x) for name, x in (("q_norm", q), ("k_norm", k)))
         o = attention(q, k, v, is_causal=False, scale=getattr(layer, "scale", None), **chosen)
         o = layer.proj(o.transpose(1, 2).reshape(b, n, width))
-        return layer.proj_drop(o) if hasattr(layer, "proj_drop") else o
+        return getattr(layer, "proj_drop", torch.nn.Identity())(o)
 
     forward.prescore = True
     return forward

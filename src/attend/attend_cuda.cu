@@ -1,7 +1,5 @@
 // The gather-flash kernel for sm_80 and later: one block a tile of 128 queries and head; eight
 // warps of 16 queries share blocks of 64 rows that come from anywhere.
-#include <cstdlib>
-
 #include "attend/attend_cuda.cuh"
 #include "attend/rows.cuh"
 #include "common/mma.cuh"
@@ -164,8 +162,7 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
 
 // PRESCORE_CUDA_GENERIC=1 takes the kernel for all GPUs everywhere, as tests do.
 bool on_hopper() {
-  const char* generic = std::getenv("PRESCORE_CUDA_GENERIC");
-  if (generic != nullptr && *generic == '1') return false;
+  if (switched_on("PRESCORE_CUDA_GENERIC")) return false;
   int device = 0, major = 0;
   check_cuda(cudaGetDevice(&device), "attend", "the current device");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attend",

@@ -1,6 +1,8 @@
 // Stage `attend` on the GPU.
 #pragma once
 
+#include <cstdlib>
+
 #include "common/device.cuh"
 #include "common/launch.cuh"
 
@@ -13,5 +15,11 @@ void attend(const Problem&, const PlanView&, const IndexView&, cudaStream_t);
 /// The same on compute capability 9.0, for heads of at most 128.
 template <typename T>
 void attend_hopper(const Problem&, const PlanView&, const IndexView&, cudaStream_t);
+
+/// Whether the environment has VARIABLE=1.
+inline bool switched_on(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && *value == '1';
+}
 
 }  // namespace prescore::cuda

@@ -1,8 +1,6 @@
 // The gather-flash kernel for Hopper. Blocks stay on their multiprocessor and take tile after tile:
 // one warpgroup gathers rows, two others have 64 positions each, of one head or of two that read
 // the same rows. Each product with K runs while the product with V before it is still under way.
-#include <cstdlib>
-
 #include "attend/attend_cuda.cuh"
 #include "attend/rows.cuh"
 #include "common/wgmma.cuh"
@@ -370,8 +368,7 @@ void attend_hopper(const Problem& p, const PlanView& plan, const IndexView& inde
                    cudaStream_t stream) {
   // PRESCORE_CUDA_PAIRS=1: two heads of a list share a gather. Not the default before it is
   // measured.
-  const char* wanted = std::getenv("PRESCORE_CUDA_PAIRS");
-  const bool pairs = plan.share > 1 && wanted != nullptr && *wanted == '1';
+  const bool pairs = plan.share > 1 && switched_on("PRESCORE_CUDA_PAIRS");
   if (max(p.d, p.d_v) <= 64)
     pairs ? launch<T, 64, 2>(p, plan, index, stream) : launch<T, 64, 1>(p, plan, index, stream);
   else

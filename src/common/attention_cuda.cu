@@ -88,8 +88,7 @@ void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Co
   const bool routed = call.choice.method == Method::kRouted;
   make_tables(p, call.tile, call.plan.tiles, call.segment, call.index.segments, stream);
   if (routed) build_index<T>(p, call.index, stream);
-  if (call.own_scores != nullptr)
-    score_norms<T>(p, call.of_values, call.batches, call.own_scores, stream);
+  if (call.own_scores != nullptr) score_norms<T>(p, call.of_values, call.own_scores, stream);
   watch.mark(&c.index_s);
   PlanView plan = call.plan;
   const int lists = p.h_q / plan.share;

@@ -101,7 +101,6 @@ void set_problem(const Tensor& q, const Tensor& k, const Tensor& v, const Option
   p.causal = o.causal;
   p.scale = (o.scale != 0 ? o.scale : 1.0f / std::sqrt(static_cast<float>(p.d))) * kLog2E;
   call.dtype = k.dtype;
-  call.batches = static_cast<int>(q.shape[0]);
   call.scores = o.cuda.scores, call.of_values = o.plan.score == Score::kValueNorm;
 }
 
@@ -181,7 +180,7 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
     plan.capacity = static_cast<int>(far);
   }
   if (method == Method::kTopK && call.scores == nullptr)
-    call.own_scores = arena.take<float>(std::int64_t{call.batches} * p.h_kv * p.n_kv);
+    call.own_scores = arena.take<float>(std::int64_t{p.batches()} * p.h_kv * p.n_kv);
   if (routed) lay_out_routed(o, arena, call, segments, far);
   const std::int64_t pairs = tiles * plan.lists;
   plan.reads = arena.take<Reads>(pairs);

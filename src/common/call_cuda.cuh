@@ -17,10 +17,9 @@ struct Call {
   PlanView plan{};  // of one wave of heads
   SegmentInfo* segment = nullptr;
   TileInfo* tile = nullptr;
-  int batches = 1;
-  bool of_values = false;         // top-k by the norm of values, not of keys
-  const float* scores = nullptr;  // top-k: the caller's
-  float* own_scores = nullptr;    // or ours
+  bool of_values = false;                 // top-k by the norm of values, not of keys
+  const float* scores = nullptr;          // top-k: the caller's
+  float* own_scores = nullptr;            // or ours
   unsigned long long* counter = nullptr;  // queries, visible keys, keys, stand-ins
 };
 

@@ -30,6 +30,7 @@ struct Problem {
   float scale;  ///< factor on q.k times log2 e
 
   __device__ __forceinline__ int kv_head(int h) const { return h / (h_q / h_kv); }
+  int batches() const { return cu_q == nullptr ? sequences : 1; }
 };
 
 /// Queries of one sequence that choose and are computed together, for every head.

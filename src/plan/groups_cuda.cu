@@ -201,6 +201,7 @@ class GroupScorer {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const int columns = groups_[t] > 0 ? RoutingQueries(p_, plan_, tile(t), kMine).columns : 0;
+      log_columns_[t] = log2f(static_cast<float>(columns));
       float* to = route_.total + plan_.at(list_, first_ + t) * kMine;
 #pragma unroll
       for (int n = 0; n < kN; ++n)
@@ -228,12 +229,11 @@ class GroupScorer {
     float rank[2];
     judge<kN>(c, t * kN, p_.scale, all_, rank);
     if (lane_ % 4 != 0 || groups_[t] == 0) return;
-    const float mean = log2f(static_cast<float>(RoutingQueries(p_, plan_, tile(t), kMine).columns));
     std::uint32_t* to = route_.code + plan_.at(list_, first_ + t) * route_.groups;
 #pragma unroll
     for (int r = 0; r < 2; ++r)
       if (first + 8 * r < groups_[t])
-        to[first + 8 * r] = Code::make(rank[r] - mean, static_cast<int>(keys[r]));
+        to[first + 8 * r] = Code::make(rank[r] - log_columns_[t], static_cast<int>(keys[r]));
   }
 
   const Problem& p_;
@@ -244,6 +244,7 @@ class GroupScorer {
   std::uint32_t base_;
   int thread_, lane_, warp_, first_, list_, kv_;
   int groups_[kTiles] = {}, segment_ = 0;
+  float log_columns_[kTiles];
   PerColumn<kAll> m_, l_, all_;  // running maxima and totals; logarithms of totals
 };
 

@@ -1,8 +1,5 @@
 // Top-k by query-independent scores, one block a tile and list: a radix search for the score of the
 // last key that is read, then the keys in the order of their positions.
-#include "common/mma.cuh"
-#include "plan/plan_cuda.cuh"
-#include "plan/route.cuh"
 #include "plan/select.cuh"
 
 namespace prescore::cuda {
@@ -121,16 +118,16 @@ __global__ void norm_kernel(const View x, int h, int n, int width, std::int64_t 
 }  // namespace
 
 template <typename T>
-void score_norms(const Problem& p, bool of_values, int batches, float* out, cudaStream_t stream) {
-  const std::int64_t rows = std::int64_t{batches} * p.h_kv * p.n_kv;
+void score_norms(const Problem& p, bool of_values, float* out, cudaStream_t stream) {
+  const std::int64_t rows = std::int64_t{p.batches()} * p.h_kv * p.n_kv;
   if (rows == 0) return;
   const auto blocks = static_cast<unsigned>((rows + 7) / 8);
   norm_kernel<T><<<blocks, 256, 0, stream>>>(of_values ? p.v : p.k, p.h_kv, p.n_kv,
                                              of_values ? p.d_v : p.d, rows, out);
   check_launch("score", "norm_kernel");
 }
-template void score_norms<bf16>(const Problem&, bool, int, float*, cudaStream_t);
-template void score_norms<f16>(const Problem&, bool, int, float*, cudaStream_t);
+template void score_norms<bf16>(const Problem&, bool, float*, cudaStream_t);
+template void score_norms<f16>(const Problem&, bool, float*, cudaStream_t);
 
 void plan_topk(const Problem& p, const PlanView& plan, const LayoutRule& rule, const float* scores,
                cudaStream_t stream) {

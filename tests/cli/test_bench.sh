@@ -3,15 +3,7 @@
 # Usage: test_bench.sh PROGRAM
 set -uo pipefail
 program=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-expect() {
-  if ! eval "$2"; then
-    echo "FAILED: $1"
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/expect.sh"
 
 "$program" bench attend --keys 600,2048 --budget 800,900 --methods dense,routed --heads 4 --repeats 1 \
   --json "$work/b.json" >"$work/out" 2>"$work/err"

@@ -3,15 +3,7 @@
 # Usage: test_experiment.sh PROGRAM
 set -uo pipefail
 program=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-expect() {
-  if ! eval "$2"; then
-    echo "FAILED: $1"
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/expect.sh"
 
 run() { "$program" experiment planted --quick --out "$work/r" "$@" >"$work/out" 2>"$work/err"; }
 
