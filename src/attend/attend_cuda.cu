@@ -2,6 +2,7 @@
 // warps of 16 queries share blocks of 64 rows that come from anywhere.
 #include "attend/attend_cuda.cuh"
 #include "attend/rows.cuh"
+#include "attend/softmax.cuh"
 #include "common/mma.cuh"
 
 namespace prescore::cuda {
@@ -59,8 +60,10 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
   if (blocks > 0) load_block<T, D>(p, source, 0, base + S::k(0), base + S::v(0), bias);
   commit();
 
-  float o[kCols][4] = {}, m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
+  float o[kCols][4] = {};
+  Softmax softmax;
   const int my_row = warp * 16 + lane / 4;
+  const Plain plain(plan.reads[plan.at(list, t)], tile.end(p, my_row));
   const int limit[2] = {tile.end(p, my_row), tile.end(p, my_row + 8)};
   for (int b = 0; b < blocks; ++b) {
     if (b + 1 < blocks) {
@@ -90,9 +93,8 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
     }
 
     // Scale, weights and what a query may not see.
-    const bool masked = source.masked(b * kBlock, kBlock, limit[0]);
+    const bool masked = !plain(b * kBlock, kBlock);
     const float* w = bias + (b % 2) * kBlock;
-    float best[2] = {m[0], m[1]};
 #pragma unroll
     for (int n = 0; n < kBlock / 8; ++n) {
 #pragma unroll
@@ -101,30 +103,10 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
         float x = fmaf(s[n][j], p.scale, w[i]);
         if (masked && source.position(b * kBlock + i) >= limit[j / 2]) x = -INFINITY;
         s[n][j] = x;
-        best[j / 2] = fmaxf(best[j / 2], x);
       }
     }
     float correction[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      best[r] = quad_max(best[r]);
-      const float origin = best[r] == -INFINITY ? 0.0f : best[r];
-      correction[r] = exp2f(m[r] - origin);
-      l[r] *= correction[r];
-      m[r] = best[r];
-      best[r] = origin;
-    }
-#pragma unroll
-    for (int n = 0; n < kCols; ++n)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) o[n][j] *= correction[j / 2];
-#pragma unroll
-    for (int n = 0; n < kBlock / 8; ++n)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        s[n][j] = exp2f(s[n][j] - best[j / 2]);
-        l[j / 2] += s[n][j];
-      }
+    if (softmax.weigh(s, 1.0f, correction)) correct(o, correction);
 
 #pragma unroll
     for (int k = 0; k < kBlock / 16; ++k) {
@@ -145,9 +127,9 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float sum = quad_sum(l[r]);
+    const float sum = quad_sum(softmax.l[r]);
     const int i = my_row + 8 * r;
-    if (i < tile.rows) store_row<T, kCols>(p, tile, head, i, o, r, lane, m[r], sum);
+    if (i < tile.rows) store_row<T, kCols>(p, tile, head, i, o, r, lane, softmax.m[r], sum);
   }
 }
 
@@ -162,7 +144,8 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
 
 // PRESCORE_CUDA_GENERIC=1 takes the kernel for all GPUs everywhere, as tests do.
 bool on_hopper() {
-  if (switched_on("PRESCORE_CUDA_GENERIC")) return false;
+  const char* generic = std::getenv("PRESCORE_CUDA_GENERIC");
+  if (generic != nullptr && *generic == '1') return false;
   int device = 0, major = 0;
   check_cuda(cudaGetDevice(&device), "attend", "the current device");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attend",

@@ -16,10 +16,4 @@ void attend(const Problem&, const PlanView&, const IndexView&, cudaStream_t);
 template <typename T>
 void attend_hopper(const Problem&, const PlanView&, const IndexView&, cudaStream_t);
 
-/// Whether the environment has VARIABLE=1.
-inline bool switched_on(const char* variable) {
-  const char* value = std::getenv(variable);
-  return value != nullptr && *value == '1';
-}
-
 }  // namespace prescore::cuda

@@ -1,24 +1,23 @@
 // The gather-flash kernel for Hopper. Blocks stay on their multiprocessor and take tile after tile:
-// one warpgroup gathers rows, two others have 64 positions each, of one head or of two that read
-// the same rows. Each product with K runs while the product with V before it is still under way.
+// one warpgroup gathers rows, two others have 64 positions each. Each product with K is under way
+// together with the product with V of the step before.
 #include "attend/attend_cuda.cuh"
 #include "attend/rows.cuh"
+#include "attend/softmax.cuh"
 #include "common/wgmma.cuh"
 
 namespace prescore::cuda {
 namespace {
 
+constexpr int kBlock = 128;  // rows of a step
 constexpr int kConsumers = 2, kThreads = 128 * (1 + kConsumers);
 
-/// Rows come in blocks, as many blocks at a time as the shared memory holds beside the queries. Of
-/// two wide heads the sums alone fill half of the registers: then blocks are small.
-template <int D, int kHeads>
+/// As many steps at a time as the shared memory holds beside the queries.
+template <int D>
 struct Shape {
-  static constexpr int kBlock = D * kHeads > 128 ? 64 : 128;
   static constexpr int rows = kBlock * D * 2, query = kTile * D * 2;
-  static constexpr int kStages = std::min(4, (225 * 1024 - kHeads * query) / (2 * rows));
-  static constexpr int q(int head) { return head * query; }
-  static constexpr int k(int s) { return kHeads * query + s * rows; }
+  static constexpr int kStages = std::min(4, (225 * 1024 - query) / (2 * rows));
+  static constexpr int k(int s) { return query + s * rows; }
   static constexpr int v(int s) { return k(kStages) + s * rows; }
   static constexpr int barrier = v(kStages);
   static constexpr int bytes = barrier + 8 * (2 + 4 * kStages) + 1024;  // to align to 1,024
@@ -46,27 +45,22 @@ struct Pipe {
   }
 };
 
-// Work in the order that keeps one head's keys in the cache; heads that read the same follow each
-// other, kHeads at a time.
-template <int kHeads>
+// Work in the order that keeps one head's keys in the cache: heads that read the same follow each
+// other.
 struct Work {
   const PlanView& plan;
-  int parts, at;  // parts: of the heads of a list
-  __device__ explicit Work(const PlanView& p)
-      : plan(p), parts((p.share + kHeads - 1) / kHeads), at(static_cast<int>(blockIdx.x)) {}
-  __device__ bool valid() const { return at < plan.tiles * plan.lists * parts; }
+  int at = static_cast<int>(blockIdx.x);
+  __device__ bool valid() const { return at < plan.tiles * plan.lists * plan.share; }
   __device__ void next() { at += static_cast<int>(gridDim.x); }
-  __device__ int tile() const { return at / parts % plan.tiles; }
-  __device__ int list() const { return at / parts / plan.tiles; }
-  __device__ int head() const { return plan.head(list()) + at % parts * kHeads; }
-  __device__ int heads() const { return min(kHeads, plan.share - at % parts * kHeads); }
+  __device__ int tile() const { return at / plan.share % plan.tiles; }
+  __device__ int list() const { return at / plan.share / plan.tiles; }
+  __device__ int head() const { return plan.head(list()) + at % plan.share; }
 };
 
-template <typename T, int D, int kHeads>
+template <typename T, int D>
 __device__ void produce(const Problem& p, const PlanView& plan, const IndexView& index,
                         unsigned char* shared, const Barriers& barriers) {
-  using S = Shape<D, kHeads>;
-  constexpr int kBlock = S::kBlock;
+  using S = Shape<D>;
   constexpr int kChunks = D / 8, kTogether = 32 / kChunks, kSteps = kBlock / 4 / kTogether;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const std::uint32_t base = smem_address(shared);
@@ -76,21 +70,20 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
   const auto row_of = [&](int step, int which) { return (step * 4 + warp) * kTogether + which; };
   Pipe<S::kStages> pipe;
   int q_phase = 0;
-  for (Work<kHeads> w(plan); w.valid(); w.next()) {
+  for (Work w{plan}; w.valid(); w.next()) {
     const TileInfo tile = plan.tile[w.tile()];
     if (tile.rows <= 0) continue;
     const RowSource<T> source(p, plan, index, tile, w.list(), w.tile());
     const int total = source.total();
     barrier_wait(barriers.q_free(), q_phase ^ 1);
     q_phase ^= 1;
-    for (int h = 0; h < w.heads(); ++h)
-      for (int j = thread; j < kTile * kChunks; j += 128) {
-        const int i = j / kChunks, c = j % kChunks;
-        copy16(base + S::q(h) + swizzled(kTile, i, c),
-               row<T>(p.q, tile.batch, w.head() + h, tile.q + min(i, tile.rows - 1)) +
-                   (8 * c < p.d ? 8 * c : 0),
-               i < tile.rows && 8 * c < p.d);
-      }
+    for (int j = thread; j < kTile * kChunks; j += 128) {
+      const int i = j / kChunks, c = j % kChunks;
+      copy16(base + swizzled(kTile, i, c),
+             row<T>(p.q, tile.batch, w.head(), tile.q + min(i, tile.rows - 1)) +
+                 (8 * c < p.d ? 8 * c : 0),
+             i < tile.rows && 8 * c < p.d);
+    }
     barrier_arrive_copied(barriers.q_ready());
     for (int first = 0; first < total; first += kBlock, pipe.next()) {
       const int mine = row_of(lane / kTogether, lane % kTogether);
@@ -100,11 +93,11 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
       const auto copy = [&](unsigned long long from, int width, std::uint32_t to) {
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
-          const int owner = step * kTogether + lane / kChunks;
-          const auto* at = reinterpret_cast<const T*>(__shfl_sync(~0u, from, owner));
-          const bool valid = __shfl_sync(~0u, r.valid ? 1 : 0, owner) != 0;
-          copy16(to + swizzled(kBlock, row_of(step, lane / kChunks), chunk),
-                 at + (column < width ? column : 0), valid && column < width);
+          const int i = row_of(step, lane / kChunks);
+          const auto* at =
+              reinterpret_cast<const T*>(__shfl_sync(~0u, from, step * kTogether + lane / kChunks));
+          copy16(to + swizzled(kBlock, i, chunk), at + (column < width ? column : 0),
+                 first + i < total && column < width);
         }
       };
       const int s = pipe.stage;
@@ -119,57 +112,6 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
   wait<0>();
 }
 
-// Scores of one block become weights; the running maxima and sums follow. Returns, by row, what the
-// sums so far are multiplied with.
-template <typename T, int kTiles>
-__device__ void soften(float (&s)[kTiles][4], float (&m)[2], float (&l)[2], float (&correction)[2],
-                       float scale, bool plain, const RowSource<T>& source, int first,
-                       const int (&limit)[2], int lane) {
-  float best[2] = {m[0], m[1]};
-  if (plain) {  // scale > 0
-    float top[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) top[j / 2] = fmaxf(top[j / 2], s[n][j]);
-    best[0] = fmaxf(best[0], top[0] * scale), best[1] = fmaxf(best[1], top[1] * scale);
-  } else {
-    float bias[kTiles / 4];  // a lane looks up four rows
-#pragma unroll
-    for (int u = 0; u < kTiles / 4; ++u) bias[u] = source.bias_at(first + 32 * u + lane);
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int column = 8 * n + 2 * (lane % 4) + j, position = source.position(first + column);
-        const float mine = __shfl_sync(~0u, bias[n / 4], column % 32);
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          float& x = s[n][2 * r + j];
-          x = position < limit[r] ? fmaf(x, scale, mine) : -INFINITY;
-          best[r] = fmaxf(best[r], x);
-        }
-      }
-  }
-  const float factor = plain ? scale : 1.0f;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    best[r] = quad_max(best[r]);
-    const float origin = best[r] == -INFINITY ? 0.0f : best[r];
-    correction[r] = exp2f(m[r] - origin);
-    m[r] = best[r];
-    best[r] = origin;
-    l[r] *= correction[r];
-  }
-#pragma unroll
-  for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      s[n][j] = exp2f(fmaf(s[n][j], factor, -best[j / 2]));
-      l[j / 2] += s[n][j];
-    }
-}
-
 template <typename T, int kTiles>
 __device__ __forceinline__ void round_weights(const float (&s)[kTiles][4],
                                               std::uint32_t (&w)[kTiles / 2][4]) {
@@ -182,11 +124,10 @@ __device__ __forceinline__ void round_weights(const float (&s)[kTiles][4],
   }
 }
 
-// A consumer: 64 positions of each head of its tiles.
-template <typename T, int D, int kHeads>
+// A consumer: 64 positions of its tiles.
+template <typename T, int D>
 class Consumer {
-  using S = Shape<D, kHeads>;
-  static constexpr int kBlock = S::kBlock;
+  using S = Shape<D>;
 
  public:
   __device__ Consumer(const Problem& p, const PlanView& plan, const IndexView& index,
@@ -196,98 +137,94 @@ class Consumer {
         my_row_(group * 64 + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane_ / 4) {}
 
   __device__ void run() {
-    for (Work<kHeads> w(plan_); w.valid(); w.next()) {
-      const TileInfo tile = plan_.tile[w.tile()];
-      if (tile.rows <= 0) continue;
-      if (w.heads() == kHeads)
-        attend<kHeads>(w, tile);
-      else
-        attend<1>(w, tile);
+    for (Work w{plan_}; w.valid(); w.next()) {
+      if (plan_.tile[w.tile()].rows > 0) attend(w);
     }
   }
 
  private:
-  // kMine: heads that there are. Step (b, h) multiplies the queries of head h with the keys of
-  // block b; meanwhile the step before multiplies its weights with values.
-  template <int kMine>
-  __device__ void attend(const Work<kHeads>& w, const TileInfo& tile) {
-    const RowSource<T> source(p_, plan_, index_, tile, w.list(), w.tile());
-    const int blocks = (source.total() + kBlock - 1) / kBlock;
-    const int limit[2] = {tile.end(p_, my_row_), tile.end(p_, my_row_ + 8)};
-    const int least = tile.end(p_, group_ * 64);
-    float s[kBlock / 8][4], o[kMine][D / 8][4], m[kMine][2], l[kMine][2];
+  __device__ void attend(const Work& w) {
+    const Reads reads = plan_.reads[plan_.at(w.list(), w.tile())];
+    const Plain plain(reads, plan_.tile[w.tile()].end(p_, group_ * 64));
+    const int blocks = (reads.total() + kBlock - 1) / kBlock;
+    float s[kBlock / 8][4], o[D / 8][4] = {};
     std::uint32_t weight[kBlock / 16][4];
-#pragma unroll
-    for (int h = 0; h < kMine; ++h) {
-      m[h][0] = m[h][1] = -INFINITY, l[h][0] = l[h][1] = 0;
-#pragma unroll
-      for (int n = 0; n < D / 8; ++n)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) o[h][n][j] = 0;
-    }
+    Softmax softmax;
     ready(barriers_.q_ready(), q_phase_);
     q_phase_ ^= 1;
     Pipe<S::kStages> before = pipe_;  // of the step before
     for (int b = 0; b < blocks; ++b) {
       ready(barriers_.k_ready(pipe_.stage), pipe_.phase);
-      const bool plain = source.plain(b * kBlock, kBlock, least) && p_.scale > 0;
-#pragma unroll
-      for (int h = 0; h < kMine; ++h) {
-        float(&last)[D / 8][4] = o[h > 0 ? h - 1 : kMine - 1];
-        pin(s);
-        pin(last);
-        products_begin();
-        multiply_keys(s, h, pipe_.stage);
-        products_commit();
-        if (b > 0 || h > 0) {
-          ready(barriers_.v_ready(before.stage), before.phase);
-          add_values(last, weight, before.stage);
-        }
-        products_commit();
-        products_wait<1>();
-        pin(s);
-        if (h == kMine - 1) release(barriers_.k_free(pipe_.stage));
-        float correction[2];
-        soften<T>(s, m[h], l[h], correction, p_.scale, plain, source, b * kBlock, limit, lane_);
-        products_wait<0>();
-        pin(last);
-        if (h == 0 && b > 0) release(barriers_.v_free(before.stage));
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) o[h][n][j] *= correction[j / 2];
-        round_weights<T>(s, weight);
-        before = pipe_;
-      }
+      if (b > 0) ready(barriers_.v_ready(before.stage), before.phase);
+      pin(s);
+      pin(o);
+      products_begin();
+      multiply_keys(s, pipe_.stage);
+      products_commit();
+      if (b > 0) add_values(o, weight, before.stage);
+      products_commit();
+      products_wait<1>();
+      pin(s);
+      release(barriers_.k_free(pipe_.stage));
+      const bool masked = !plain(b * kBlock, kBlock) || p_.scale <= 0;
+      if (masked) mask(s, w, b * kBlock);
+      float correction[2];
+      const bool grown = softmax.weigh(s, masked ? 1.0f : p_.scale, correction);
+      products_wait<0>();
+      pin(o);
+      if (b > 0) release(barriers_.v_free(before.stage));
+      if (grown) correct(o, correction);
+      round_weights<T>(s, weight);
+      before = pipe_;
       pipe_.next();
     }
     if (blocks > 0) {
       ready(barriers_.v_ready(before.stage), before.phase);
-      pin(o[kMine - 1]);
+      pin(o);
       products_begin();
-      add_values(o[kMine - 1], weight, before.stage);
+      add_values(o, weight, before.stage);
       products_commit();
       products_wait<0>();
-      pin(o[kMine - 1]);
+      pin(o);
       release(barriers_.v_free(before.stage));
     }
     release(barriers_.q_free());
+    const TileInfo tile = plan_.tile[w.tile()];
 #pragma unroll
-    for (int h = 0; h < kMine; ++h)
+    for (int r = 0; r < 2; ++r) {
+      const float sum = quad_sum(softmax.l[r]);
+      const int i = my_row_ + 8 * r;
+      if (i < tile.rows) store_row<T, D / 8>(p_, tile, w.head(), i, o, r, lane_, softmax.m[r], sum);
+    }
+  }
+
+  // Scores in base 2, with the weights of stand-ins and without the keys that a row may not see.
+  // What this needs is looked up anew: registers are for the steps without.
+  __device__ void mask(float (&s)[kBlock / 8][4], const Work& w, int first) const {
+    const TileInfo tile = plan_.tile[w.tile()];
+    const RowSource<T> source(p_, plan_, index_, tile, w.list(), w.tile());
+    float bias[kBlock / 32];  // a lane looks up four rows
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float sum = quad_sum(l[h][r]);
-        const int i = my_row_ + 8 * r;
-        if (i < tile.rows)
-          store_row<T, D / 8>(p_, tile, w.head() + h, i, o[h], r, lane_, m[h][r], sum);
+    for (int u = 0; u < kBlock / 32; ++u) bias[u] = source.bias_at(first + 32 * u + lane_);
+#pragma unroll
+    for (int n = 0; n < kBlock / 8; ++n)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int column = 8 * n + 2 * (lane_ % 4) + j, position = source.position(first + column);
+        const float mine = __shfl_sync(~0u, bias[n / 4], column % 32);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float& x = s[n][2 * r + j];
+          x = position < tile.end(p_, my_row_ + 8 * r) ? fmaf(x, p_.scale, mine) : -INFINITY;
+        }
       }
   }
 
-  __device__ void multiply_keys(float (&s)[kBlock / 8][4], int h, int stage) const {
+  __device__ void multiply_keys(float (&s)[kBlock / 8][4], int stage) const {
 #pragma unroll
     for (int k = 0; k < D / 16; ++k) {
       const std::uint32_t panel = static_cast<std::uint32_t>(k / 4), inside = k % 4 * 32u;
-      product<T>(s, describe(base_ + S::q(h) + panel * kTile * 128 + group_ * 64 * 128 + inside, 0),
+      product<T>(s, describe(base_ + panel * kTile * 128 + group_ * 64 * 128 + inside, 0),
                  describe(base_ + S::k(stage) + panel * kBlock * 128 + inside, 0), k > 0);
     }
   }
@@ -318,11 +255,11 @@ class Consumer {
 
 #endif
 
-template <typename T, int D, int kHeads>
+template <typename T, int D>
 __global__ __launch_bounds__(kThreads, 1) void attend_sm90(const Problem p, const PlanView plan,
                                                            const IndexView index) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  using S = Shape<D, kHeads>;
+  using S = Shape<D>;
   extern __shared__ unsigned char unaligned[];
   unsigned char* shared = unaligned + (1024 - smem_address(unaligned) % 1024) % 1024;
   const Barriers barriers{smem_address(shared) + S::barrier};
@@ -338,26 +275,24 @@ __global__ __launch_bounds__(kThreads, 1) void attend_sm90(const Problem p, cons
   const int group = static_cast<int>(threadIdx.x) / 128;
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;\n");
-    produce<T, D, kHeads>(p, plan, index, shared, barriers);
+    produce<T, D>(p, plan, index, shared, barriers);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;\n");
-    Consumer<T, D, kHeads>(p, plan, index, shared, barriers, group - 1).run();
+    Consumer<T, D>(p, plan, index, shared, barriers, group - 1).run();
   }
 #endif
 }
 
-template <typename T, int D, int kHeads>
+template <typename T, int D>
 void launch(const Problem& p, const PlanView& plan, const IndexView& index, cudaStream_t stream) {
-  constexpr int kBytes = Shape<D, kHeads>::bytes;
-  allow_shared(attend_sm90<T, D, kHeads>, kBytes, "attend");
+  constexpr int kBytes = Shape<D>::bytes;
+  allow_shared(attend_sm90<T, D>, kBytes, "attend");
   int device = 0, processors = 0;
   check_cuda(cudaGetDevice(&device), "attend", "the current device");
   check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "attend",
              "the number of multiprocessors");
-  const int parts = (plan.share + kHeads - 1) / kHeads;
-  const int blocks = min(processors, plan.tiles * plan.lists * parts);
-  attend_sm90<T, D, kHeads>
-      <<<static_cast<unsigned>(blocks), kThreads, kBytes, stream>>>(p, plan, index);
+  const int blocks = min(processors, plan.tiles * plan.lists * plan.share);
+  attend_sm90<T, D><<<static_cast<unsigned>(blocks), kThreads, kBytes, stream>>>(p, plan, index);
   check_launch("attend", "attend_sm90");
 }
 
@@ -366,13 +301,10 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
 template <typename T>
 void attend_hopper(const Problem& p, const PlanView& plan, const IndexView& index,
                    cudaStream_t stream) {
-  // PRESCORE_CUDA_PAIRS=1: two heads of a list share a gather. Not the default before it is
-  // measured.
-  const bool pairs = plan.share > 1 && switched_on("PRESCORE_CUDA_PAIRS");
   if (max(p.d, p.d_v) <= 64)
-    pairs ? launch<T, 64, 2>(p, plan, index, stream) : launch<T, 64, 1>(p, plan, index, stream);
+    launch<T, 64>(p, plan, index, stream);
   else
-    pairs ? launch<T, 128, 2>(p, plan, index, stream) : launch<T, 128, 1>(p, plan, index, stream);
+    launch<T, 128>(p, plan, index, stream);
 }
 
 template void attend_hopper<bf16>(const Problem&, const PlanView&, const IndexView&, cudaStream_t);

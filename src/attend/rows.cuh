@@ -6,6 +6,21 @@
 
 namespace prescore::cuda {
 
+/// Which rows are keys with weight 1 that every query which sees `limit` keys or more may read.
+/// Rows are numbered as in RowSource.
+class Plain {
+ public:
+  __device__ Plain(const Reads& reads, int limit)
+      : keys_(reads.total() - reads.nodes), window_(reads.end - reads.window),
+        seen_(limit - reads.window) {}
+  __device__ bool operator()(int first, int n) const {
+    return first + n <= keys_ && (first >= window_ || min(first + n, window_) <= seen_);
+  }
+
+ private:
+  int keys_, window_, seen_;
+};
+
 /// Rows are numbered in the order of Reads: window, sinks, list. So only the first ones, which are
 /// consecutive keys, can be invisible to some query of the tile.
 template <typename T>
@@ -52,14 +67,6 @@ class RowSource {
   __device__ float bias_at(int i) const {
     if (i >= total_) return -INFINITY;
     return i < total_ - reads_.nodes ? 0.0f : bias(find(i));
-  }
-  /// Whether some query that sees `limit` keys or more may not see all of these rows.
-  __device__ bool masked(int first, int n, int limit) const {
-    return first < window_ && reads_.window + min(first + n, window_) > limit;
-  }
-  /// Whether all these rows are keys with weight 1 that queries which see `limit` keys may read.
-  __device__ bool plain(int first, int n, int limit) const {
-    return first + n <= total_ - reads_.nodes && !masked(first, n, limit);
   }
   /// Its key's position where it can be invisible, else -1.
   __device__ int position(int i) const { return i < window_ ? reads_.window + i : -1; }

@@ -104,6 +104,29 @@ __device__ __forceinline__ float2 unpack(std::uint32_t x) {
     return __half22float2(*reinterpret_cast<const __half2*>(&x));
 }
 
+/// In each half 1 where the halves of x and y have the same bits, else 0. No half may be a number
+/// whose bits differ from those of an equal one (-0), and NaN equals nothing.
+template <typename T>
+__device__ __forceinline__ std::uint32_t ones_where_equal(std::uint32_t x, std::uint32_t y) {
+  using Two = std::conditional_t<std::is_same_v<T, bf16>, __nv_bfloat162, __half2>;
+  const Two ones = __heq2(*reinterpret_cast<const Two*>(&x), *reinterpret_cast<const Two*>(&y));
+  return *reinterpret_cast<const std::uint32_t*>(&ones);
+}
+
+/// 2^x to about 2 ulp; denormal results are zero.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// Base-2 logarithm of x, absolute error about 2^-22 near 1; of 0 it is -infinity.
+__device__ __forceinline__ float fast_log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 __device__ __forceinline__ float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));

@@ -24,7 +24,6 @@ class KMeans : public Segment<T, D> {
     seed();
     for (int it = 0; it < index_.iterations; ++it) {
       assign();
-      sort();
       update();
     }
     assign();
@@ -176,24 +175,46 @@ class KMeans : public Segment<T, D> {
 
   // Centroids <- means of their members; those without keep their place.
   __device__ void update() {
+    if (index_.clusters <= kMaxClusters / 2)
+      update_of<kMaxClusters / 32>();
+    else
+      update_of<kMaxClusters / 16>();
+    __syncthreads();
+  }
+  // Of the first 16 kBlocks clusters, half of them in 16 columns at a time.
+  template <int kBlocks>
+  __device__ void update_of() {
+    constexpr int kM = kBlocks / 2, kColumns = kPanel / 16;
     for (int panel = 0; panel < kPanels; ++panel) {
       restage(panel);
-      for (int c = warp_; c < index_.clusters; c += kIndexWarps) {
-        const int from = begin(c), to = begin(c + 1);
-        if (from == to) continue;
-        const float inverse = 1.0f / static_cast<float>(to - from);
-        float2 sum[kPairs];
-        sum_rows(from, to, sum);
+      for (int job = warp_; job < 2 * kColumns; job += kIndexWarps) {
+        const int first = job / kColumns * 16 * kM, column = job % kColumns;
+        float sum[kM][2][4] = {}, number[kM][4] = {};
+        sum_labelled<kM, kSegment>(&label(0), S::x, first, column, sum, number);
 #pragma unroll
-        for (int u = 0; u < kPairs; ++u) {
-          const int column = panel * kPanel + 2 * pair_of(u);
-          const float* mean = at<float>(shared_, S::mean) + column;
-          centroid(S::centroid, kMaxClusters, c, column / 2) =
-              pack<T>(sum[u].x * inverse - mean[0], sum[u].y * inverse - mean[1]);
-        }
+        for (int m = 0; m < kM; ++m)
+          write_means(S::centroid, kMaxClusters, first + 16 * m, panel * kPanel + 16 * column,
+                      sum[m], number[m], at<float>(shared_, S::mean));
       }
     }
-    __syncthreads();
+  }
+  // Rows `first`, ... of the matrix at `to` <- sums over numbers, less what `mean` has in these
+  // columns (null: nothing), where there is a member.
+  __device__ void write_means(int to, int rows, int first, int column, const float (&sum)[2][4],
+                              const float (&number)[4], const float* mean) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (number[2 * r] == 0) continue;
+      const float inverse = 1.0f / number[2 * r];
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int at_column = column + 8 * n + 2 * (lane_ % 4);
+        const float2 less =
+            mean == nullptr ? float2{0, 0} : float2{mean[at_column], mean[at_column + 1]};
+        centroid(to, rows, first + lane_ / 4 + 8 * r, at_column / 2) =
+            pack<T>(sum[n][2 * r] * inverse - less.x, sum[n][2 * r + 1] * inverse - less.y);
+      }
+    }
   }
 };
 

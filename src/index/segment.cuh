@@ -8,7 +8,7 @@ namespace prescore::cuda {
 
 inline constexpr int kIndexThreads = 512, kIndexWarps = kIndexThreads / 32;
 inline constexpr int kKeys = kSegment / kIndexWarps;  // of a warp
-inline constexpr std::uint16_t kNone = 0xffff;
+inline constexpr std::uint16_t kNone = 0xffff;        // NaN in either format
 static_assert(kKeys == 32, "a lane has a key, and two clusters");
 
 // Columns are staged in panels of at most 128: with more, X is copied once more for every use.
@@ -103,6 +103,36 @@ class Segment {
       for (int u = 0; u < kPairs; ++u) {
         const float2 v = unpack<T>(x(i, pair_of(u)));
         sum[u].x += v.x, sum[u].y += v.y;
+      }
+    }
+  }
+
+  // By products with ones where labels match: sum[m] <- of the kRows rows at `x` with label
+  // first + 16 m, ..., in 16 columns from 16 `column` on; number[m] <- how many these are. Both are
+  // fragments as in `multiply`.
+  template <int kM, int kRows>
+  __device__ void sum_labelled(const std::uint16_t* labels, int x, int first, int column,
+                               float (&sum)[kM][2][4], float (&number)[kM][4]) const {
+    const std::uint32_t base = smem_address(shared_) + static_cast<std::uint32_t>(x);
+    const std::uint32_t one = pack<T>(1, 1);
+    const auto mine = static_cast<std::uint32_t>(first + lane_ / 4);
+#pragma unroll 2
+    for (int k = 0; k < kRows / 16; ++k) {
+      std::uint32_t label[2], b[4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        label[half] =
+            *reinterpret_cast<const std::uint32_t*>(labels + 16 * k + 8 * half + 2 * (lane_ % 4));
+      load_b_transposed(b, base, kRows, 16 * k, column, lane_);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        const std::uint32_t row = (mine + 16u * m) * 0x10001u, next = row + 8u * 0x10001u;
+        const std::uint32_t a[4] = {
+            ones_where_equal<T>(label[0], row), ones_where_equal<T>(label[0], next),
+            ones_where_equal<T>(label[1], row), ones_where_equal<T>(label[1], next)};
+        multiply<T>(sum[m][0], a, b[0], b[1]);
+        multiply<T>(sum[m][1], a, b[2], b[3]);
+        multiply<T>(number[m], a, one, one);
       }
     }
   }

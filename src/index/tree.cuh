@@ -17,15 +17,15 @@ class Tree : public KMeans<T, D> {
   __device__ void write() {
     group();
     write_tree();
-    write_means(p_.k, p_.d, static_cast<T*>(index_.node_k), true);
-    write_means(p_.v, p_.d_v, static_cast<T*>(index_.node_v), false);
+    write_node_means(p_.k, p_.d, static_cast<T*>(index_.node_k), true);
+    write_node_means(p_.v, p_.d_v, static_cast<T*>(index_.node_v), false);
   }
 
  private:
   using Base::begin, Base::best_columns, Base::centroid, Base::group_of, Base::head_, Base::index_,
       Base::kPairs, Base::kPanel, Base::kPanels, Base::label, Base::lane_, Base::n_, Base::order,
       Base::p_, Base::pair_of, Base::place, Base::scan, Base::segment_, Base::set_bias,
-      Base::shared_, Base::stage, Base::sum_rows, Base::thread_, Base::warp_;
+      Base::shared_, Base::stage, Base::sum_labelled, Base::sum_rows, Base::thread_, Base::warp_;
 
   // group_of and place: k-means over the centroids that have keys.
   __device__ void group() {
@@ -49,8 +49,10 @@ class Tree : public KMeans<T, D> {
       if (warp_ < kMaxClusters / 16) assign_groups();
       __syncthreads();
       if (it == kIterations) break;
-      for (int g = warp_; g < n_groups; g += kIndexWarps) update_group(g);
+      update_groups();
     }
+    if (thread_ < kMaxClusters && group_of(thread_) == kNone) group_of(thread_) = 0;
+    __syncthreads();
     if (warp_ == 0) number_clusters();
     __syncthreads();
   }
@@ -87,31 +89,15 @@ class Tree : public KMeans<T, D> {
     if (lane_ % 4 == 0)
       for (int r = 0; r < 2; ++r) {
         const int i = warp_ * 16 + lane_ / 4 + 8 * r;
-        group_of(i) = static_cast<std::uint16_t>(begin(i) != begin(i + 1) ? best[r] : 0);
+        group_of(i) = static_cast<std::uint16_t>(begin(i) != begin(i + 1) ? best[r] : kNone);
       }
   }
-  __device__ void update_group(int g) {
-    unsigned in[kMaxClusters / 32];  // clusters of the group that have keys
-    int n = 0;
-#pragma unroll
-    for (int half = 0; half < kMaxClusters / 32; ++half) {
-      const int c = half * 32 + lane_;
-      in[half] =
-          __ballot_sync(~0u, c < index_.clusters && group_of(c) == g && begin(c) != begin(c + 1));
-      n += __popc(in[half]);
-    }
-    if (n == 0) return;
-    const float inverse = 1.0f / static_cast<float>(n);
-    for (int pair = lane_; pair < D / 2; pair += 32) {
-      float2 sum{0, 0};
-#pragma unroll
-      for (int half = 0; half < kMaxClusters / 32; ++half)
-        for (unsigned left = in[half]; left != 0; left &= left - 1) {
-          const int c = half * 32 + __ffs(static_cast<int>(left)) - 1;
-          const float2 v = unpack<T>(centroid(S::centroid, kMaxClusters, c, pair));
-          sum.x += v.x, sum.y += v.y;
-        }
-      centroid(S::group, kMaxGroups, g, pair) = pack<T>(sum.x * inverse, sum.y * inverse);
+  __device__ void update_groups() {
+    static_assert(kMaxGroups == 16);
+    for (int column = warp_; column < D / 16; column += kIndexWarps) {
+      float sum[1][2][4] = {}, number[1][4] = {};
+      sum_labelled<1, kMaxClusters>(&group_of(0), S::centroid, 0, column, sum, number);
+      Base::write_means(S::group, kMaxGroups, 0, 16 * column, sum[0], number[0], nullptr);
     }
   }
 
@@ -165,7 +151,7 @@ class Tree : public KMeans<T, D> {
 
   // Means of the members of every node: sums over clusters in fp32, of these over groups, of these
   // over the segment.
-  __device__ void write_means(const View& from, int width, T* to, bool staged) {
+  __device__ void write_node_means(const View& from, int width, T* to, bool staged) {
     to += index_.at(head_, segment_) * index_.nodes * width;
     float2* sums = at<float2>(shared_, S::partial);
     for (int panel = 0; panel < kPanels; ++panel) {

@@ -19,7 +19,8 @@ struct Shared {
   static constexpr int total = query + kMine * D * 2;
   static constexpr int select = total + kMine * 4;
   static constexpr int place = select + static_cast<int>(sizeof(SelectScratch));
-  static constexpr int nodes = place + kThreads * 4;
+  static constexpr int from = place + (kThreads + 1) * 4;
+  static constexpr int nodes = from + kThreads * 4;
   static constexpr int cluster = nodes + kMaxNodes * 4;
   static constexpr int bytes(int clusters) { return cluster + clusters * 12; }
 };
@@ -42,6 +43,7 @@ class Chooser {
         code_(reinterpret_cast<std::uint32_t*>(cluster_ + route.clusters)),
         taken_(reinterpret_cast<std::int32_t*>(code_ + route.clusters)),
         place_(reinterpret_cast<std::int32_t*>(shared + S::place)),
+        from_(reinterpret_cast<std::int32_t*>(shared + S::from)),
         node_(reinterpret_cast<std::int32_t*>(shared + S::nodes)),
         scratch_(*reinterpret_cast<SelectScratch*>(shared + S::select)) {}
 
@@ -121,7 +123,8 @@ class Chooser {
     commit();
   }
 
-  // code_ <- of the clusters; each warp takes every fourth block of 16.
+  // code_ <- of the clusters (before, their numbers of keys); each warp takes every fourth block of
+  // 16.
   __device__ void score(int n) {
     const RoutingQueries routing(p_, plan_, tile_, kMine);
     for (int j = thread_; j < kMine * (D / 8); j += kThreads) {
@@ -136,6 +139,7 @@ class Chooser {
     if (thread_ < kMine) total[thread_] = route_.total[at_ * kMine + thread_];
     commit();
     load_rows(warp_ * kRows, n, 0);
+    for (int i = thread_; i < n; i += kThreads) code_[i] = index_.count[node_of(cluster_[i])];
     wait<1>();
     __syncthreads();
     PerColumn<kN> all;
@@ -146,8 +150,6 @@ class Chooser {
     const float mean = log2f(static_cast<float>(routing.columns));
     for (int first = warp_ * kRows, b = 0; first < n; first += kWarps * kRows, ++b) {
       load_rows(first + kWarps * kRows, n, (b + 1) % 2);
-      const int mine = first + lane_ / 4 + lane_ % 2 * 8;  // the first two lanes of a quad
-      const int keys = mine < n ? index_.count[node_of(cluster_[mine])] : 0;
       wait<1>();
       __syncwarp();
       Products<kN> c = {};
@@ -159,7 +161,9 @@ class Chooser {
       }
       float rank[2];
       judge<kN>(c, 0, p_.scale, all, rank);
-      if (lane_ % 4 < 2 && mine < n) code_[mine] = Code::make(rank[lane_ % 2] - mean, keys);
+      const int mine = first + lane_ / 4 + lane_ % 2 * 8;  // the first two lanes of a quad
+      if (lane_ % 4 < 2 && mine < n)
+        code_[mine] = Code::make(rank[lane_ % 2] - mean, static_cast<int>(code_[mine]));
       __syncwarp();
     }
     wait<0>();
@@ -181,23 +185,31 @@ class Chooser {
     int listed = 0;
     for (int first = 0; first < taken; first += kThreads) {
       const int here = min(taken - first, kThreads);
-      int all = 0;
-      place_[thread_] =
-          listed + scan_block(scratch_,
-                              thread_ < here ? Code::keys(code_[taken_[first + thread_]]) : 0, all);
-      __syncthreads();
-      for (int i = thread_ / 16; i < here; i += kThreads / 16) copy_members(taken_[first + i], i);
+      int keys = 0, from = 0, all = 0;
+      if (thread_ < here) {
+        const int j = taken_[first + thread_], node = cluster_[j];
+        keys = Code::keys(code_[j]);
+        from = node / index_.nodes * kSegment + index_.begin[node_of(node)];
+      }
+      place_[thread_] = listed + scan_block(scratch_, keys, all);
+      from_[thread_] = from;
       listed += all;
+      if (thread_ == 0) place_[kThreads] = listed;
+      __syncthreads();
+      copy_members(here);
     }
     __syncthreads();
     return listed;
   }
-  // The keys of candidate j to the place of i, by sixteen threads.
-  __device__ void copy_members(int j, int i) {
-    const int node = cluster_[j], seg = node / index_.nodes, n = Code::keys(code_[j]);
-    const std::uint16_t* member = index_.member + index_.at(kv_, tile_.segment + seg) * kSegment +
-                                  index_.begin[node_of(node)];
-    for (int k = thread_ % 16; k < n; k += 16) list_[place_[i] + k] = seg * kSegment + member[k];
+  // The keys of the first n clusters at from_ to place_, a cluster by eight threads.
+  __device__ void copy_members(int n) {
+    const std::uint16_t* member = index_.member + index_.at(kv_, tile_.segment) * kSegment;
+#pragma unroll 4
+    for (int i = thread_ / 8; i < n; i += kThreads / 8) {
+      const int from = from_[i], to = place_[i], keys = place_[i + 1] - to;
+      for (int k = thread_ % 8; k < keys; k += 8)
+        list_[to + k] = from / kSegment * kSegment + member[from + k];
+    }
   }
 
   const Problem& p_;
@@ -212,7 +224,7 @@ class Chooser {
   std::int32_t* list_;
   std::int32_t* cluster_;
   std::uint32_t* code_;
-  std::int32_t *taken_, *place_, *node_;
+  std::int32_t *taken_, *place_, *from_, *node_;
   SelectScratch& scratch_;
 };
 

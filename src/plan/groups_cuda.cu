@@ -89,7 +89,9 @@ class GroupScorer {
   __device__ float* count(int stage) const {
     return reinterpret_cast<float*>(shared_ + S::count) + stage * kBlock;
   }
-  __device__ void load_block(int first, int stage, int most) {
+  // Returns the number of keys of the thread's row, which is kept until the block's turn has come:
+  // nobody waits for it now.
+  __device__ int load_block(int first, int stage, int most) {
     const int i = thread_ / 2, j = first + i;
     const bool valid = j < most;
     const int seg = valid ? j / index_.groups : 0;
@@ -100,15 +102,16 @@ class GroupScorer {
 #pragma unroll
     for (int c = thread_ % 2; c < D / 8; c += 2)
       copy16(to + swizzled(kBlock, i, c), from + (8 * c < p_.d ? 8 * c : 0), valid && 8 * c < p_.d);
-    if (thread_ % 2 == 0) count(stage)[i] = valid ? static_cast<float>(index_.count[node]) : 0.0f;
+    return valid ? index_.count[node] : 0;
   }
 
   template <bool kTotals>
   __device__ void pass(int most) {
-    load_block(0, 0, most);
+    int keys_of_mine = load_block(0, 0, most);
     commit();
     for (int first = 0, b = 0; first < most; first += kBlock, ++b) {
-      if (first + kBlock < most) load_block(first + kBlock, (b + 1) % 2, most);
+      if (thread_ % 2 == 0) count(b % 2)[thread_ / 2] = static_cast<float>(keys_of_mine);
+      if (first + kBlock < most) keys_of_mine = load_block(first + kBlock, (b + 1) % 2, most);
       commit();
       wait<1>();
       __syncthreads();
@@ -125,8 +128,8 @@ class GroupScorer {
       for (int t = 0; t < kTiles; ++t) {
         const int left = groups_[t] - (first + r);  // groups of the tile from this row on
         if constexpr (kTotals)
-          add_totals<kAll>(c, t * kN, left > 0 ? log2f(keys[0]) : -INFINITY,
-                           left > 8 ? log2f(keys[1]) : -INFINITY, t);
+          add_totals<kAll>(c, t * kN, left > 0 ? fast_log2(keys[0]) : -INFINITY,
+                           left > 8 ? fast_log2(keys[1]) : -INFINITY, t);
         else
           write(c, t, keys, first + r);
       }

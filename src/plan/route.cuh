@@ -23,12 +23,6 @@ struct Code {
   }
 };
 
-__device__ __forceinline__ float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 /// The queries that speak for a tile and list: of each of its heads every step-th one, counted from
 /// the last. Column i is the query at position i / heads of head i % heads.
 struct RoutingQueries {
@@ -91,7 +85,7 @@ __device__ __forceinline__ void judge(const Products<kAll>& c, int first, float 
 #pragma unroll
       for (int j = 0; j < 2; ++j)
         sum += fast_exp2(fmaxf(fmaf(c[n][2 * r + j], scale, -all[n][j]), -1000.0f));
-    rank[r] = log2f(quad_sum(sum));
+    rank[r] = fast_log2(quad_sum(sum));
   }
 }
 

@@ -31,12 +31,11 @@ class Cuda : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (!have_gpu()) GTEST_SKIP() << "no GPU";
-    for (const std::string kernel : {"GENERIC", "PAIRS"})
-      setenv(("PRESCORE_CUDA_" + kernel).c_str(), kernel == GetParam() ? "1" : "0", 1);
+    setenv("PRESCORE_CUDA_GENERIC", GetParam() == std::string("GENERIC") ? "1" : "0", 1);
   }
-  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"), unsetenv("PRESCORE_CUDA_PAIRS"); }
+  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"); }
 };
-INSTANTIATE_TEST_SUITE_P(, Cuda, testing::Values("TUNED", "GENERIC", "PAIRS"),
+INSTANTIATE_TEST_SUITE_P(, Cuda, testing::Values("TUNED", "GENERIC"),
                          [](const auto& i) { return std::string(i.param); });
 
 TEST_P(Cuda, DenseIsNearTheOracle) {
