@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Attention on one GPU: routed, window and dense against PyTorch's flash and cuDNN kernels, in one process.
+"""Attention on one GPU: our methods against PyTorch's flash and cuDNN kernels, in one process.
 
 Causal, batch 1, bf16. Keys lie around 256 centres a head and queries near keys, so that there is something to choose.
 Every time is the median of --repeats runs between CUDA events and holds index, plan and attend; stage times and keys
-read come from one more run. Needs PyTorch with CUDA and libprescore.so (target bench_c_api; PRESCORE_LIBRARY).
+read come from one more run. Methods are NAME[:OPTION=VALUE...] as in quality_cuda.py. Needs PyTorch with CUDA and
+libprescore.so (target bench_c_api; PRESCORE_LIBRARY).
+
+    bench/attend_cuda.py --keys 32768 131072 --method routed:budget=2048:index.cluster=16:index.group=64 dense
 """
 import argparse
 import json
@@ -19,6 +22,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "sup
 import prescore_cuda  # noqa: E402
 
 SHAPES = {"mha128": (32, 32, 128), "gqa128": (32, 8, 128), "gqa64": (14, 2, 64)}
+GROUPS = "index.group=64"
+METHODS = [f"routed:budget=2048:{GROUPS}", f"routed:budget=2048:index.cluster=16:{GROUPS}",
+           f"routed:budget=1280:index.cluster=16:{GROUPS}", f"routed:budget=4096:{GROUPS}", "window:budget=2048", "dense"]
 PEERS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
 
@@ -40,10 +46,11 @@ def median_ms(run, repeats):
     return statistics.median(times)
 
 
-def ours(q, k, v, method, options, repeats):
-    out = torch.empty_like(q)
-    ms = median_ms(lambda: prescore_cuda.attention(q, k, v, method, out=out, **options), repeats)
-    _, r = prescore_cuda.attention(q, k, v, method, out=out, count=True, **options)
+def ours(q, k, v, method, repeats):
+    name, options, index = prescore_cuda.parse(method)
+    call = dict(method=name, index=index, out=torch.empty_like(q), **options)
+    ms = median_ms(lambda: prescore_cuda.attention(q, k, v, **call), repeats)
+    _, r = prescore_cuda.attention(q, k, v, count=True, **call)
     flops = 4.0 * q.shape[3] * (r.keys + r.standins)
     return dict(ms=ms, index_ms=1e3 * r.index_s, plan_ms=1e3 * r.plan_s, attend_ms=1e3 * r.attend_s,
                 keys=r.keys / r.queries, standins=r.standins / r.queries,
@@ -54,8 +61,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, nargs="+", default=[4096, 8192, 16384, 32768, 65536, 131072])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--budgets", type=int, nargs="+", default=[1280, 2048, 4096, 8192])
-    parser.add_argument("--group", type=int, default=64, help="keys of a group of clusters")
+    parser.add_argument("--method", nargs="+", default=METHODS)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--dense-until", type=int, default=131072, help="longest text for the dense peers")
     parser.add_argument("--json")
@@ -68,24 +75,20 @@ def main():
         extra = "" if "keys" not in row else (
             "  index {index_ms:.2f} plan {plan_ms:.2f} attend {attend_ms:.2f} ms, {keys:.0f} keys, "
             "{standins:.1f} stand-ins, {attend_tflops:.0f} TFLOP/s".format(**row))
-        print(f"{shape:8} {n:7} {name:14} {row['ms']:9.3f} ms{extra}", flush=True)
+        print(f"{shape:8} {n:7} {name:52} {row['ms']:9.3f} ms{extra}", flush=True)
 
     for shape in a.shapes:
         h, h_kv, d = SHAPES[shape]
         for n in a.keys:
             k, v = clustered(h_kv, n, d), torch.randn(1, h_kv, n, d, device="cuda", dtype=torch.bfloat16)
             q = (k.repeat_interleave(h // h_kv, 1).roll(n // 8, 2) + torch.randn(1, h, n, d, device="cuda")).bfloat16()
-            for budget in a.budgets:
-                options = dict(budget=budget, index={"group": a.group})
-                add(shape, n, f"routed {budget}", **ours(q, k, v, "routed", options, a.repeats))
-            add(shape, n, "window 2048", **ours(q, k, v, "window", dict(budget=2048), a.repeats))
-            if n > a.dense_until:
-                continue
             few = a.repeats if n <= 32768 else 3
-            add(shape, n, "dense", **ours(q, k, v, "dense", {}, few))
-            for name, backend in PEERS.items():
+            for method in a.method:
+                if method != "dense" or n <= a.dense_until:
+                    add(shape, n, method, **ours(q, k, v, method, few if method == "dense" else a.repeats))
+            for name in a.peers if n <= a.dense_until else []:
                 kk, vv = (t.repeat_interleave(h // h_kv, 1) for t in (k, v))
-                with sdpa_kernel(backend):
+                with sdpa_kernel(PEERS[name]):
                     add(shape, n, name, ms=median_ms(lambda: scaled_dot_product_attention(q, kk, vv, is_causal=True), few))
     if a.json:
         props = torch.cuda.get_device_properties(0)

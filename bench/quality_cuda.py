@@ -29,12 +29,8 @@ class Attention:
     """The prefix with the method's plan, the tail strictly."""
 
     def __init__(self, method, tail):
-        self.name, *options = method.split(":")
-        self.tail, self.options, self.index = tail, {}, {}
-        for option in options:
-            key, value = option.split("=")
-            value = float(value) if "." in value or "e" in value else int(value)
-            (self.index if key.startswith("index.") else self.options)[key.removeprefix("index.")] = value
+        self.name, self.options, self.index = prescore_cuda.parse(method)
+        self.tail = tail
         self.reads = {"prefix": [0, 0, 0], "tail": [0, 0, 0]}  # queries, keys, stand-ins
 
     def run(self, part, q, k, v, out, **options):

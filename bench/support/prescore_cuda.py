@@ -58,6 +58,17 @@ def _fill(struct, t):
     return struct
 
 
+def parse(method):
+    """NAME[:OPTION=VALUE...] as (name, options of prescore_options, those of prescore_index_options: `index.OPTION`)."""
+    name, *given = method.split(":")
+    options, index = {}, {}
+    for option in given:
+        key, value = option.split("=")
+        value = float(value) if "." in value or "e" in value else int(value)
+        (index if key.startswith("index.") else options)[key.removeprefix("index.")] = value
+    return name, options, index
+
+
 def attention(q, k, v, method="routed", causal=True, count=False, index=None, lse=None, out=None, cu=None, **options):
     """softmax(q k^T / sqrt(d)) v of [b, h, n, d] tensors on the current stream; returns o, or (o, report) if count."""
     o = out if out is not None else torch.empty_like(q)

@@ -261,6 +261,10 @@ PRESCORE_API prescore_status prescore_attention_indexed(
 PRESCORE_API prescore_status prescore_merge(const prescore_output* into,
                                             const prescore_output* other);
 
+/* The same on the GPU, in the order of `stream` (a cudaStream_t); both f32, f16 or bf16, alike. */
+PRESCORE_API prescore_status prescore_merge_cuda(const prescore_output* into,
+                                                 const prescore_output* other, void* stream);
+
 /* Scores (options->score) of the first n keys of every head: out [b, h_kv, n]. */
 PRESCORE_API prescore_status prescore_score_keys(const prescore_tensor* k, int64_t n,
                                                  const prescore_options* options, float* out);

@@ -10,4 +10,9 @@ namespace prescore {
 /// empty; never NaN from infinities. Throws Error on mismatched shapes or a null lse.
 void merge(const State& into, const State& other);
 
+/// The same of tensors on the GPU, in the order of `stream` (a cudaStream_t): both o f32, f16 or
+/// bf16, alike, as attention with device cuda writes them. Throws as above, where the dtypes
+/// differ, and in a build without CUDA.
+void merge_cuda(const State& into, const State& other, void* stream);
+
 }  // namespace prescore

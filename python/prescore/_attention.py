@@ -129,7 +129,7 @@ def merge(o: Any, lse: Any, other_o: Any, other_lse: Any):
     """Attention over the union of two disjoint sets of keys, from the results over each.
 
     Args:
-        o, other_o: [b, h, n, d_v], float32.
+        o, other_o: [b, h, n, d_v], float32; on a GPU float16 or bfloat16 too, both alike.
         lse, other_lse: [b, h, n], float32, natural logarithm, contiguous.
 
     Returns:
@@ -140,7 +140,9 @@ def merge(o: Any, lse: Any, other_o: Any, other_lse: Any):
     names = ("o", "lse", "other_o", "other_lse")
     arrays = (o, lse, other_o, other_lse)
     views = [_writable(x, name) for x, name in zip(arrays[:2], names)]
-    _core.merge(*views, *(_core.View(x, name) for x, name in zip(arrays[2:], names[2:])))
+    views += [_core.View(x, name) for x, name in zip(arrays[2:], names[2:])]
+    stream = _arrays.stream(o) if views[0].on_cuda else None
+    _core.merge(*views, stream or 0)
     return o, lse
 
 

@@ -121,12 +121,15 @@ State to_state(const View& o, const View& lse) {
   return state;
 }
 
-void merge_into(const View& o, const View& lse, const View& other_o, const View& other_lse) {
-  if (all_on_cuda({&o, &lse, &other_o, &other_lse}))
-    fail("python", "device of o", "cuda", "the CPU");
+void merge_into(const View& o, const View& lse, const View& other_o, const View& other_lse,
+                std::uintptr_t stream) {
+  const bool on_gpu = all_on_cuda({&o, &lse, &other_o, &other_lse});
   const State into = to_state(o, lse), other = to_state(other_o, other_lse);
   const nb::gil_scoped_release released;
-  merge(into, other);
+  if (on_gpu)
+    merge_cuda(into, other, reinterpret_cast<void*>(stream));
+  else
+    merge(into, other);
 }
 
 std::int64_t workspace(const View& q, const View& k, const View& v, const nb::dict& arguments) {

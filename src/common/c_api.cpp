@@ -359,6 +359,11 @@ prescore_status prescore_merge(const prescore_output* into, const prescore_outpu
   return guarded([&] { merge(to_state(into, "into"), to_state(other, "other")); });
 }
 
+prescore_status prescore_merge_cuda(const prescore_output* into, const prescore_output* other,
+                                    void* stream) {
+  return guarded([&] { merge_cuda(to_state(into, "into"), to_state(other, "other"), stream); });
+}
+
 prescore_status prescore_score_keys(const prescore_tensor* k, int64_t n,
                                     const prescore_options* options, float* out) {
   return guarded([&] {

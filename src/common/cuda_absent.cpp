@@ -7,15 +7,21 @@ namespace prescore {
 std::vector<Gpu> gpus() { return {}; }
 
 namespace cuda {
+namespace {
 
-Report attention(const Tensor&, const Tensor&, const Tensor&, const State&, const Options&) {
-  fail("attention", "device", "cuda, in a build without CUDA",
+[[noreturn]] void refuse(const char* stage) {
+  fail(stage, "device", "cuda, in a build without CUDA",
        "cpu, or a build configured with a CUDA compiler (-DPRESCORE_CUDA=ON)");
 }
-std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
-                             const Options& options) {
-  cuda::attention(q, k, v, {}, options);
-  return 0;
+
+}  // namespace
+
+Report attention(const Tensor&, const Tensor&, const Tensor&, const State&, const Options&) {
+  refuse("attention");
+}
+void merge(const State&, const State&, void*) { refuse("merge"); }
+std::int64_t workspace_bytes(const Tensor&, const Tensor&, const Tensor&, const Options&) {
+  refuse("attention");
 }
 
 }  // namespace cuda

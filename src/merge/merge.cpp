@@ -5,19 +5,35 @@
 #include <limits>
 
 #include "common/check.h"
+#include "common/cuda.h"
 #include "common/views.h"
 
 namespace prescore {
 
-void merge(const State& into, const State& other) {
+namespace {
+
+void check_parts(const State& into, const State& other) {
   check_tensor(into.o, "merge", "into.o");
   check_tensor(other.o, "merge", "other.o");
   if (into.o.shape != other.o.shape) {
     fail("merge", "shape of other.o", to_string(other.o.shape), to_string(into.o.shape));
   }
+  if (into.lse == nullptr || other.lse == nullptr) fail("merge", "lse", "null", "a pointer");
+}
+
+}  // namespace
+
+void merge_cuda(const State& into, const State& other, void* stream) {
+  check_parts(into, other);
+  check(into.o.dtype == other.o.dtype, "merge", "dtype of other.o", static_cast<int>(other.o.dtype),
+        "that of into.o");
+  cuda::merge(into, other, stream);
+}
+
+void merge(const State& into, const State& other) {
+  check_parts(into, other);
   check(into.o.dtype == DType::kF32 && other.o.dtype == DType::kF32, "merge", "dtype of o",
         static_cast<int>(into.o.dtype == DType::kF32 ? other.o.dtype : into.o.dtype), "0 (f32)");
-  if (into.lse == nullptr || other.lse == nullptr) fail("merge", "lse", "null", "a pointer");
 
   constexpr float kEmpty = -std::numeric_limits<float>::infinity();
   const auto [b_, h_, n_, d_v] = into.o.shape;

@@ -231,6 +231,59 @@ TEST_P(Cuda, RunsInAGraphWithAGivenWorkspace) {
   ok(cudaGraphExecDestroy(executable)), ok(cudaGraphDestroy(graph)), ok(cudaStreamDestroy(stream));
 }
 
+// In every dtype what the CPU makes of the same numbers in f32, rounded. Where a part is empty its
+// o is not looked at.
+TEST(CudaMerge, IsThatOfTheCpu) {
+  PRESCORE_NEEDS_GPU();
+  constexpr float kEmpty = -std::numeric_limits<float>::infinity();
+  const std::array<std::int64_t, 4> shape{2, 3, 65, 80};
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    std::mt19937_64 random(7);
+    std::normal_distribution<double> normal(0, 3);
+    Storage part[2] = {{type, shape}, {type, shape}};
+    Storage exact[2] = {{DType::kF32, shape}, {DType::kF32, shape}};
+    std::vector<float> lse[2];
+    for (int which = 0; which < 2; ++which)
+      for (std::int64_t i = 0; i < 2 * 3 * 65; ++i) {
+        const bool empty = which == 0 ? i % 5 == 0 : i % 7 == 0;
+        lse[which].push_back(empty ? kEmpty : static_cast<float>(normal(random)));
+        for (std::int64_t e = 0; e < 80; ++e) {
+          const double x = empty ? std::nan("") : normal(random);
+          part[which].set(i / 195, i / 65 % 3, i % 65, e, x);
+          exact[which].set(i / 195, i / 65 % 3, i % 65, e,
+                           part[which].get(i / 195, i / 65 % 3, i % 65, e));
+        }
+      }
+    const Mirror into(part[0].view()), other(part[1].view());
+    const DeviceArray<float> into_lse(lse[0]), other_lse(lse[1]);
+    merge_cuda({into.out(), into_lse.data()}, {other.out(), other_lse.data()}, nullptr);
+    ok(cudaDeviceSynchronize());
+    into.copy_back();
+    const std::vector<float> got = into_lse.get();
+    merge({exact[0].out(), lse[0].data()}, {exact[1].out(), lse[1].data()});
+    const double step = type == DType::kF32 ? 1e-6 : type == DType::kF16 ? 1e-3 : 8e-3;
+    for (std::int64_t i = 0; i < 2 * 3 * 65; ++i) {
+      const float want_lse = lse[0][static_cast<std::size_t>(i)];
+      if (want_lse == kEmpty) {
+        EXPECT_EQ(got[static_cast<std::size_t>(i)], kEmpty) << i;
+        continue;
+      }
+      EXPECT_NEAR(got[static_cast<std::size_t>(i)], want_lse, 1e-5) << i;
+      for (std::int64_t e = 0; e < 80; ++e) {
+        const double want = exact[0].get(i / 195, i / 65 % 3, i % 65, e);
+        EXPECT_NEAR(part[0].get(i / 195, i / 65 % 3, i % 65, e), want, step * (1 + std::abs(want)));
+      }
+    }
+  }
+}
+
+TEST(CudaMerge, PartsMustBeAlike) {
+  Storage a(DType::kF32, {1, 1, 2, 8}), b(DType::kBF16, {1, 1, 2, 8});
+  float lse[2] = {};
+  EXPECT_THROW(merge_cuda({a.out(), lse}, {b.out(), lse}, nullptr), Error);
+  EXPECT_THROW(merge_cuda({a.out(), nullptr}, {a.out(), lse}, nullptr), Error);
+}
+
 TEST(CudaErrors, EachMistakeIsOneSentence) {
   PRESCORE_NEEDS_GPU();
   const auto expect_refused = [](const char* what, Case c, const auto& spoil) {
