@@ -43,12 +43,24 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+    """Patches of features from two small convolutions (Xiao et al. 2021): linear patches of 2 x 2 pixels learn slowly."""
+
     def __init__(self, patch, width):
         super().__init__()
-        self.proj = nn.Conv2d(3, width, patch, patch)
+        layer = lambda from_, to: [nn.Conv2d(from_, to, 3, padding=1, bias=False), nn.GroupNorm(8, to), nn.GELU()]
+        self.stem = nn.Sequential(*layer(3, 64), *layer(64, 128))
+        self.proj = nn.Conv2d(128, width, patch, patch)
 
     def forward(self, x):
-        return self.proj(x).flatten(2).transpose(1, 2)
+        return self.proj(self.stem(x)).flatten(2).transpose(1, 2)
+
+
+def grid_positions(side, width):
+    """[side * side, width]: sines and cosines of both coordinates, to begin with."""
+    rate = 1e-4 ** (torch.arange(width // 4) / (width // 4))
+    angle = torch.arange(side)[:, None] * rate
+    wave = torch.cat([angle.sin(), angle.cos()], 1)
+    return torch.cat([wave.repeat_interleave(side, 0), wave.repeat(side, 1)], 1)
 
 
 class VisionTransformer(nn.Module):
@@ -58,7 +70,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(patch, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, (32 // patch) ** 2 + 1, width))
+        at = 0.1 * grid_positions(32 // patch, width)
+        self.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, width), at])[None])
         self.blocks = nn.ModuleList(Block(width, heads, drop_path_rate * i / (depth - 1)) for i in range(depth))
         self.norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, classes)
         for layer in self.modules():
