@@ -43,6 +43,24 @@ def is_plain(row: Row, n_kv: int) -> bool:
     return row.positions is None and row.first == 0 and row.last == n_kv
 
 
+def pieces(positions: list[int]) -> list[tuple[int, int, int, bool]]:
+    """Calls without positions that see the same: (first query, end, keys, causal), in order.
+
+    positions: non-decreasing, of each query; it sees the keys up to its own. Runs of one step a query are
+    causal calls, aligned bottom right; runs without a step see the same keys.
+    """
+    found, at, n = [], 0, len(positions)
+    while at < n:
+        step = positions[at + 1] - positions[at] if at + 1 < n else 1
+        step = step if step in (0, 1) else 1
+        end = at + 1
+        while end < n and positions[end] - positions[end - 1] == step:
+            end += 1
+        found.append((at, end, positions[end - 1] + 1, step == 1))
+        at = end
+    return found
+
+
 def _row(first: int, ends: list[int]) -> Row:
     last, n_q = ends[-1], len(ends)
     aligned = all(end - first == max(0, last - first - n_q + i + 1) for i, end in enumerate(ends))

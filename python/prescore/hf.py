@@ -21,7 +21,7 @@ import torch
 
 from . import _attention, _core, _hf_layers
 from ._index import KeyIndex
-from ._sight import Row, is_plain, rows_of
+from ._sight import Row, is_plain, pieces, rows_of
 
 __all__ = ["Options", "Stats", "register", "stats"]
 
@@ -171,10 +171,23 @@ def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> tor
         if last <= first:  # a row of padding alone
             out[i].zero_()
             continue
-        one = slice(i, i + 1)
-        _count(_attention.attention(q[one], k[one, :, first:last], v[one, :, first:last],
-                                    out=out[one], positions=positions, **arguments))
+        part = [x[i : i + 1] for x in (q, k[:, :, first:last], v[:, :, first:last], out)]
+        if positions is None or not q.is_cuda:
+            _call(part, slice(None), slice(None), positions=positions, **arguments)
+            continue
+        for begin, end, keys, causal in pieces(positions):  # the GPU has no positions
+            if keys <= 0:
+                part[3][:, :, begin:end] = 0
+                continue
+            how = arguments if causal else arguments | {"method": "dense", "is_causal": False}
+            _call(part, slice(begin, end), slice(keys), **how)
     return out
+
+
+def _call(tensors, queries: slice, keys: slice, **arguments) -> None:
+    q, k, v, out = tensors
+    _count(_attention.attention(q[:, :, queries], k[:, :, keys], v[:, :, keys], out=out[:, :, queries],
+                                **arguments))
 
 
 def _kept(module, q, k, arguments) -> dict[str, Any]:

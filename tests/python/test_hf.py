@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 import prescore.hf as hf  # noqa: E402
-from prescore._sight import rows_of  # noqa: E402
+from prescore._sight import pieces, rows_of  # noqa: E402
 
 pytestmark = pytest.mark.hf
 BASE = dict(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -141,3 +141,23 @@ def test_masks_that_are_not_runs():
     assert rows_of(causal.triu(-2), 1, 6, 6) is None  # a window
     assert rows_of(additive - 0.5, 1, 6, 6) is None  # a bias
     assert rows_of(causal.flip(2), 1, 6, 6) is None
+
+
+@pytest.mark.parametrize("positions", [
+    [0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 5, 5], [0, 1, 2, 2, 2, 2], [-1, -1, 0, 1, 2, 5], [-1, 0, 1, 1, 4, 5],
+    [3, 3, 3, 3, 3, 3], [-1, -1, -1, -1, -1, -1], [0, 2, 4, 4, 5, 5]])
+def test_pieces_see_what_their_positions_see(positions):
+    import prescore
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(1, 2, 6, 16, generator=generator) for _ in range(3))
+    want = prescore.attention(q, k, v, method="dense", positions=positions)
+    got = torch.full_like(want, 7.0)
+    covered = []
+    for begin, end, keys, causal in pieces(positions):
+        covered += range(begin, end)
+        got[:, :, begin:end] = 0
+        if keys > 0:
+            got[:, :, begin:end] = prescore.attention(q[:, :, begin:end], k[:, :, :keys], v[:, :, :keys],
+                                                      method="dense", is_causal=causal)
+    assert covered == list(range(6))
+    assert torch.allclose(got, want, atol=1e-6)
