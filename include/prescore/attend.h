@@ -24,6 +24,11 @@ Counters attend(const AttendInputs&, const Planner&, const State& out, Executor&
 Counters attend(const AttendInputs&, const Plan&, bool shared_by_group, const State& out,
                 Executor&);
 
+/// mass [b, h_q, n_q] <- the share of each query's attention that falls on the keys of a plan, 1
+/// where a query sees nothing: exp(lse over them - lse over all), at the price of dense attention.
+/// Weights and stand-ins of the plan do not count. V is not looked at.
+void captured_mass(const AttendInputs&, const Plan&, bool shared_by_group, float* mass, Executor&);
+
 /// All tiles of a planner.
 Plan make_plan(const AttendInputs&, const Planner&, Executor&);
 

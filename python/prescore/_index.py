@@ -29,6 +29,21 @@ class KeyIndex:
         [b, h_kv, n, d_v] are the whole cache. Raises Error when shapes differ from the first call."""
         self._index.extend(_core.View(k, "k"), _core.View(v, "v"), threads)
 
+    append = extend  # what it does to the index
+
+    def plan(self, q: Any, k: Any, v: Any = None, **options: Any):
+        """prescore.plan with this index: which of the cache's keys `routed` would read."""
+        from . import _attention
+
+        return _attention.plan(q, k, v, index=self, **({"method": "routed"} | options))
+
+    def decode(self, q: Any, k: Any, v: Any, **options: Any):
+        """Attention of the last tokens q [b, h_q, n_q, d] over the whole cache k, v, each choosing for itself
+        (routing "strict"); the index takes in what has become complete. Options and result: attention."""
+        from . import _attention
+
+        return _attention.attention(q, k, v, index=self, **({"method": "routed", "routing": "strict"} | options))
+
     def truncate(self, n: int) -> None:
         """Forgets everything from key n on, rounded down to whole segments."""
         self._index.truncate(n)

@@ -81,6 +81,14 @@ class Plan:
         """Stand-ins read, int64 [b, h_q, n_q]."""
         return self._plan.standins_per_query()
 
+    def mass(self, q: Any, k: Any, *, threads: int = 0) -> np.ndarray:
+        """Share of each query's attention that falls on the keys it reads, float32 [b, h_q, n_q].
+
+        q, k: those that the plan was made for, on the CPU. Stand-ins and weights do not count. Takes as long
+        as dense attention. Raises Error for other shapes.
+        """
+        return self._plan.mass(_core.View(q, "q"), _core.View(k, "k"), threads)
+
     def plot(self, head: int = 0, batch: int = 0, *, ax: Any = None, size: int = 512) -> Any:
         """Draws queries (down) against keys (across), darker where more is read, into a matplotlib
         Axes, which it returns. `size`: most pixels a side."""

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "arrays.h"
+#include "call.h"
 #include "common/check.h"
 #include "common/names.h"
 
@@ -17,9 +18,9 @@ namespace prescore::python {
 OwnedPlan::OwnedPlan(Prepared&& call, Plan&& plan, SharedIndexPtr index)
     : choice_(std::move(call.choice)), b_(call.in.q.shape[0]), h_q_(call.in.q.shape[1]),
       h_kv_(call.in.k.shape[1]), n_q_(call.in.visibility.n_q), n_kv_(call.in.visibility.n_kv),
-      shared_by_group_(call.planner->shared_by_group()), tiles_(std::move(plan.tiles)),
-      lanes_(tiles_.size()), reads_(std::move(plan.reads)), shared_index_(std::move(index)),
-      own_index_(std::move(call.index)) {
+      scale_(call.in.scale), shared_by_group_(call.planner->shared_by_group()),
+      tiles_(std::move(plan.tiles)), lanes_(tiles_.size()), reads_(std::move(plan.reads)),
+      shared_index_(std::move(index)), own_index_(std::move(call.index)) {
   for (std::int64_t i = 0; i < n_q_; ++i) ends_.push_back(call.in.visibility.end(i));
   for (std::size_t i = 0; i < tiles_.size(); ++i)
     if (Tile& t = tiles_[i]; t.lanes != nullptr) {
@@ -46,6 +47,27 @@ std::vector<std::int32_t> OwnedPlan::members(std::int64_t batch, std::int64_t he
   if (!shared_index_) fail("python", "nodes of this plan", "none", "a plan with an index (routed)");
   const auto lock = shared_index_->lock();
   return node_members(shared_index_->index, batch, key_head, node);
+}
+
+std::vector<float> OwnedPlan::mass(const Tensor& q, const Tensor& k, Executor& executor) const {
+  const std::array<std::int64_t, 3> heads{b_, h_q_, n_q_}, key_heads{b_, h_kv_, n_kv_};
+  for (std::size_t i = 0; i < 3; ++i)
+    if (q.shape[i] != heads[i] || k.shape[i] != key_heads[i])
+      fail("python", "shapes of q and k", "others", "those that the plan was made for");
+  Visibility visibility;
+  visibility.n_q = n_q_, visibility.n_kv = n_kv_, visibility.causal = true;
+  std::vector<std::int32_t> positions;
+  for (const std::int64_t end : ends_) positions.push_back(static_cast<std::int32_t>(end - 1));
+  visibility.positions = positions;
+  Plan plan{tiles_, reads_};
+  for (std::size_t i = 0; i < plan.tiles.size(); ++i)
+    if (!lanes_[i].empty()) {
+      plan.tiles[i].lanes = lanes_[i].data();
+      plan.tiles[i].first = 0, plan.tiles[i].last = static_cast<std::int64_t>(lanes_[i].size());
+    }
+  std::vector<float> mass(static_cast<std::size_t>(b_ * h_q_ * n_q_));
+  captured_mass({q, k, k, visibility, scale_}, plan, shared_by_group_, mass.data(), executor);
+  return mass;
 }
 
 namespace {
@@ -154,6 +176,16 @@ nb::object picture(const OwnedPlan& plan, std::int64_t batch, std::int64_t head,
                   {static_cast<std::size_t>(rows), static_cast<std::size_t>(columns)});
 }
 
+nb::object mass(const OwnedPlan& plan, const View& q, const View& k, int threads) {
+  const auto [b, h, h_kv, n, n_kv] = plan.shape();
+  if (all_on_cuda({&q, &k})) fail("python", "device of q", "cuda", "the CPU");
+  const Tensor queries = q.tensor(), keys = k.tensor();
+  std::vector<float> found = run_without_gil(
+      threads, [&](Executor& executor) { return plan.mass(queries, keys, executor); });
+  const auto size = [](std::int64_t x) { return static_cast<std::size_t>(x); };
+  return to_numpy(std::move(found), {size(b), size(h), size(n)});
+}
+
 nb::dict tile(const OwnedPlan& plan, std::int64_t number) {
   const std::size_t i = checked(plan, number);
   const TilePlan& reads = plan.reads(i);
@@ -190,6 +222,7 @@ void bind_plan(nb::module_& m) {
                          std::int64_t node) { return to_numpy(p.members(batch, head, node)); })
       .def("keys_per_query", &keys_per_query)
       .def("standins_per_query", &standins_per_query)
+      .def("mass", &mass)
       .def("picture", &picture);
 }
 

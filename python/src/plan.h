@@ -29,10 +29,13 @@ class OwnedPlan {
   std::int64_t end(std::int64_t query) const { return ends_[static_cast<std::size_t>(query)]; }
   /// Keys behind a node of the index, ascending.
   std::vector<std::int32_t> members(std::int64_t batch, std::int64_t head, std::int64_t node) const;
+  /// Of the q and k that it was made for: share of the attention read, [b, h_q, n_q].
+  std::vector<float> mass(const Tensor& q, const Tensor& k, Executor&) const;
 
  private:
   Choice choice_;
   std::int64_t b_, h_q_, h_kv_, n_q_, n_kv_;
+  float scale_;
   std::vector<std::int64_t> ends_;
   bool shared_by_group_;
   std::vector<Tile> tiles_;  // `lanes` is not used

@@ -80,3 +80,35 @@ def test_decoding_with_an_index_is_one_call(rng):
     for n in range(690, 701):
         o = prescore.attention(q[:, :, n - 1 : n], k[:, :, :n], v[:, :, :n], index=index, **options)
         np.testing.assert_array_equal(o, want[:, :, n - 1 : n])
+
+
+@pytest.mark.parametrize("method, causal", [("window", True), ("routed", True), ("topk", False), ("hyper", True),
+                                            ("prescored_hyper", True), ("dense", False)])
+def test_mass_is_the_softmax_of_the_keys_read(rng, method, causal):
+    q, k = (rng.standard_normal((2, h, n, 16), dtype=np.float32) for h, n in ((4, 130), (2, 1100)))
+    plan = prescore.plan(q, k, method=method, budget=256, is_causal=causal)
+    mass = plan.mass(q, k)
+    assert mass.shape == (2, 4, 130) and mass.dtype == np.float32
+    for batch, head, query in ((0, 0, 0), (1, 3, 64), (0, 2, 129)):
+        scores = (k[batch, head // 2].astype(np.float64) @ q[batch, head, query]) / 4
+        weights = np.exp(scores - scores.max())
+        if causal:
+            weights[1100 - 130 + query + 1 :] = 0
+        want = weights[np.unique(plan.keys(query, head, batch))].sum() / weights.sum()
+        assert abs(mass[batch, head, query] - want) < 1e-4
+    if method == "dense":
+        assert (mass > 0.9999).all()
+    with pytest.raises(prescore.Error, match="shapes of q and k"):
+        plan.mass(q[:, :, 1:], k)
+
+
+def test_an_index_plans_and_decodes(rng):
+    k, v = (rng.standard_normal((1, 2, 2000, 16), dtype=np.float32) for _ in range(2))
+    q = rng.standard_normal((1, 4, 3, 16), dtype=np.float32)
+    index = prescore.KeyIndex()
+    index.append(k, v)
+    assert len(index) == 1536
+    plan = index.plan(q, k, budget=256, routing="strict")
+    assert plan.method == "routed" and plan.keys_per_query().max() <= 256
+    want = prescore.attention(q, k, v, method="routed", routing="strict", budget=256)
+    assert np.array_equal(index.decode(q, k, v, budget=256), want)
