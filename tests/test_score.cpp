@@ -61,13 +61,32 @@ TEST(Score, CentredScoresAreThoseOfTheKeysLessTheirMean) {
     const auto norm = score(k, kN, o);
     o.score = Score::kLeverage;
     const auto leverage = score(k, kN, o);
+    o.score = Score::kUniversal;
+    const auto universal = score(k, kN, o);
     const auto keys = reference::centred(head(k, 0, 0, kN), kD, fit);
     const auto want_norm = reference::key_norms(keys, kD);
     const auto want_leverage = reference::ridge_leverage(keys, kD, o.ridge, fit);
+    const auto want_universal = reference::universal_bound(keys, kD, o.degree, o.iterations, fit);
     for (std::size_t i = 0; i < static_cast<std::size_t>(kN); ++i) {
       ASSERT_NEAR(norm[i], want_norm[i], 1e-5 * (1 + want_norm[i]));
       ASSERT_NEAR(leverage[i], want_leverage[i], 1e-5 * (1 + want_leverage[i]));
+      ASSERT_NEAR(universal[i], want_universal[i], 1e-4 * want_universal[i]);
     }
+  }
+}
+
+// By definition, or since a shift of all keys moves centres along.
+TEST(Score, OthersIgnoreCentring) {
+  Storage k(DType::kF32, {1, 1, 300, 6});
+  std::mt19937_64 random(3);
+  k.fill_normal(random);
+  for (ScoreOptions o : all_scores()) {
+    if (o.score == Score::kKeyNorm || o.score == Score::kGaussianNorm ||
+        o.score == Score::kLeverage || o.score == Score::kUniversal)
+      continue;
+    const auto plain = score(k, 300, o);
+    o.centred = true;
+    EXPECT_EQ(score(k, 300, o), plain) << name(o);
   }
 }
 
@@ -170,6 +189,25 @@ TEST(Score, BadKeysComeFirstAndLeaveTheOthersAlone) {
         else
           EXPECT_EQ(dirty[i], clean[i]) << name(o) << ", key " << i;
       }
+    }
+  }
+}
+
+// Scores that draw nothing are those of the keys without the bad one.
+TEST(Score, BadKeysTakeNoPartInTheFit) {
+  Storage k(DType::kF32, {1, 1, 200, 8});
+  std::mt19937_64 random(1);
+  k.fill_normal(random);
+  k.set(0, 0, 199, 4, std::nan(""));
+  for (ScoreOptions o : all_scores()) {
+    if (o.score == Score::kKMeans || o.score == Score::kKMedian ||
+        o.score == Score::kKernelKMeans || o.leverage == Leverage::kSketched)
+      continue;
+    for (const std::int64_t iterations : {0, 10}) {
+      o.iterations = iterations;
+      const auto all = score(k, 200, o), good = score(k, 199, o);
+      for (std::size_t i = 0; i < 199; ++i)
+        ASSERT_NEAR(all[i], good[i], 1e-6 * (1 + std::abs(good[i]))) << name(o) << ", key " << i;
     }
   }
 }

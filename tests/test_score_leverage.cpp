@@ -21,14 +21,38 @@ TEST(ScoreLeverage, ExactLeverageAgreesWithTheOracle) {
   Storage k(DType::kF32, {1, 1, 200, 9});
   std::mt19937_64 random(6);
   k.fill_normal(random);
-  const auto keys = head(k, 0, 0, 200);
-  const auto want = reference::ridge_leverage(keys, 9, 0, 200);
-  const auto exact = score(k, 200, {.leverage = Leverage::kExact});
-  const auto universal = score(k, 200, {.score = Score::kUniversal, .degree = 2});
-  for (std::size_t i = 0; i < 200; ++i) {
-    ASSERT_NEAR(exact[i], want[i], 1e-6);
-    ASSERT_NEAR(universal[i], want[i], 1e-6);
+  for (std::int64_t i = 0; i < 200; ++i) k.set(0, 0, i, 4, 3 + k.get(0, 0, i, 4));  // a mean
+  for (const bool centred : {false, true}) {
+    auto keys = head(k, 0, 0, 200);
+    if (centred) keys = reference::centred(keys, 9, 200);
+    const auto want = reference::ridge_leverage(keys, 9, 0, 200);
+    const auto exact = score(k, 200, {.centred = centred, .leverage = Leverage::kExact});
+    const auto universal =
+        score(k, 200, {.score = Score::kUniversal, .centred = centred, .degree = 2});
+    for (std::size_t i = 0; i < 200; ++i) {
+      ASSERT_NEAR(exact[i], want[i], 1e-6);
+      ASSERT_NEAR(universal[i], want[i], 1e-6);
+    }
   }
+}
+
+// Also of keys that come after the fit.
+TEST(ScoreLeverage, UniversalScoreAgreesWithTheOracle) {
+  constexpr std::int64_t kN = 260, kD = 7;
+  Storage k(DType::kF32, {1, 1, kN, kD});
+  std::mt19937_64 random(9);
+  k.fill_normal(random);
+  for (std::int64_t i = 0; i < 5; ++i) k.set(0, 0, i * 11, i, 9);
+  const auto keys = head(k, 0, 0, kN);
+  for (const std::int64_t p : {4, 6, 10})
+    for (const std::int64_t iterations : {0, 1, 10})
+      for (const std::int64_t fit : {std::int64_t{130}, kN}) {
+        const auto want = reference::universal_bound(keys, kD, p, iterations, fit);
+        const auto got = score(
+            k, kN, {.score = Score::kUniversal, .iterations = iterations, .degree = p, .fit = fit});
+        for (std::size_t i = 0; i < want.size(); ++i)
+          ASSERT_NEAR(got[i], want[i], 1e-4 * want[i]) << p << ' ' << iterations << ' ' << i;
+      }
 }
 
 TEST(ScoreLeverage, ExactLeverageOfDeficientKeys) {
@@ -46,15 +70,18 @@ TEST(ScoreLeverage, ExactLeverageOfDeficientKeys) {
 }
 
 TEST(ScoreLeverage, SketchedLeverageIsWithinItsStatedError) {
-  constexpr std::int64_t kN = 5000, kD = 16;
-  Storage k(DType::kF32, {1, 1, kN, kD});
-  std::mt19937_64 random(6);
-  k.fill_normal(random);
-  for (std::int64_t i = 0; i < 20; ++i)  // a few keys with directions of their own
-    k.set(0, 0, i * 7, i % kD, 40);
-  const auto exact = score(k, kN, {.leverage = Leverage::kExact});
-  for (const std::int64_t rows : {256, 1024}) {
-    const double m = static_cast<double>(rows), e = std::sqrt(kD / m) + 3 / std::sqrt(m);
+  constexpr std::int64_t kN = 5000;
+  for (const auto& [d, rows] :  // 0: the default, 8 d
+       {std::pair<std::int64_t, std::int64_t>{16, 0}, {64, 0}, {16, 256}, {16, 1024}}) {
+    Storage k(DType::kF32, {1, 1, kN, d});
+    std::mt19937_64 random(6);
+    k.fill_normal(random);
+    for (std::int64_t i = 0; i < 20; ++i)  // a few keys with directions of their own
+      k.set(0, 0, i * 7, i % d, 40);
+    const auto exact = score(k, kN, {.leverage = Leverage::kExact});
+    const auto m = static_cast<double>(rows > 0 ? rows : 8 * d);
+    const double e = std::sqrt(static_cast<double>(d) / m) + 3 / std::sqrt(m);
+    ASSERT_LT(e, 1);
     const double stated = 1 / ((1 - e) * (1 - e)) - 1;
     double worst = 0;
     for (std::uint64_t seed = 0; seed < 10; ++seed) {
@@ -63,7 +90,7 @@ TEST(ScoreLeverage, SketchedLeverageIsWithinItsStatedError) {
       for (std::size_t i = 0; i < exact.size(); ++i)
         worst = std::max(worst, std::abs(double{s[i]} / double{exact[i]} - 1));
     }
-    EXPECT_LT(worst, stated) << rows << " rows";
+    EXPECT_LT(worst, stated) << rows << " rows, d " << d;
     EXPECT_GT(worst, 0.01 * stated) << "it is a sketch";
   }
 }

@@ -19,8 +19,9 @@ inline std::vector<ScoreOptions> all_scores() {
   };
   const auto plain = [](ScoreOptions&) {};
   const auto centred = [](ScoreOptions& o) { o.centred = true; };
-  for (const Score s : {Score::kKeyNorm, Score::kGaussianNorm}) add(s, plain), add(s, centred);
-  for (const Score s : {Score::kKeyDiff, Score::kRandom, Score::kUniversal}) add(s, plain);
+  for (const Score s : {Score::kKeyNorm, Score::kGaussianNorm, Score::kUniversal})
+    add(s, plain), add(s, centred);
+  for (const Score s : {Score::kKeyDiff, Score::kRandom}) add(s, plain);
   for (const Leverage kind : {Leverage::kRidge, Leverage::kExact, Leverage::kSketched})
     for (const bool c : {false, true})
       add(Score::kLeverage, [&](ScoreOptions& o) { o.leverage = kind, o.centred = c; });
@@ -28,8 +29,11 @@ inline std::vector<ScoreOptions> all_scores() {
   for (const Score s : {Score::kKMeans, Score::kKMedian, Score::kKernelKMeans})
     for (const ClusterScore kind :
          {ClusterScore::kDistance, ClusterScore::kRelative, ClusterScore::kNearness})
-      add(s, [&](ScoreOptions& o) { o.cluster_score = kind, o.iterations = 4; });
-  add(Score::kKernelKMeans, [](ScoreOptions& o) { o.kernel = KernelKMeans::kDistance; });
+      for (const KernelKMeans kernel : {KernelKMeans::kFeatures, KernelKMeans::kDistance})
+        if (s == Score::kKernelKMeans || kernel == KernelKMeans::kFeatures)
+          add(s, [&](ScoreOptions& o) {
+            o.cluster_score = kind, o.kernel = kernel, o.iterations = 4;
+          });
   return all;
 }
 
@@ -41,7 +45,7 @@ inline std::string name(const ScoreOptions& o) {
 }
 
 inline std::vector<float> score(const Storage& k, std::int64_t n, const ScoreOptions& options,
-                         Executor& executor) {
+                                Executor& executor) {
   std::vector<float> out(static_cast<std::size_t>(k.shape()[0] * k.shape()[1] * n), -99.0f);
   score_keys(k.view(), n, options, out.data(), executor);
   return out;
