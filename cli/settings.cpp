@@ -86,7 +86,7 @@ void MethodFlags::add_scores(CLI::App& app) {
   option("--adaptive", choice.adaptive, "Part of the far keys for which the key heads compete");
   option("--cluster-score", cluster_score, "kmeans and its kin: distance, relative, nearness");
   option("--clusters", scoring.clusters, "kmeans and its kin: clusters, 0: head size + 1");
-  flag("--centred-keys", scoring.centred, "norm, leverage: of the keys less their mean");
+  flag("--centred-keys", scoring.centred, "norm, leverage, universal: of the keys less their mean");
   flag("--pre-rope", pre_rope, "Score keys as they were before their rotation by position");
   flag("--value-weighted", scoring.value_weighted, "expected, received: times the value's norm");
   option("--score-segment", scoring.segment, "Far keys end at multiples of it");

@@ -81,6 +81,7 @@ Trial random_trial(std::uint64_t seed, Method method) {
              .leaf = o.tile * draw(1, 4),
              .centred = draw(0, 1) == 1,
              .selected = draw(1, 300)};
+  if (seed % 3 == 0) o.selection = Selection::kSample, o.sample_weights = true;
   return {Data(c), o, random_scores(c, seed), {}};
 }
 
@@ -188,23 +189,18 @@ TEST_P(Hyper, WeightsAddUpToWhatIsVisible) {
 }
 
 // Sums over the softmax before it is normalised are estimated without bias.
-TEST(HyperSampling, UnbiasedOverSeeds) {
-  Case c;
-  c.h_q = 2, c.n_q = 3, c.n_kv = 500, c.d = 8, c.d_v = 2, c.causal = false;
-  Data data(c);
-  const reference::Result dense = reference::dense(data.problem());
+void expect_unbiased(const Case& c, PlanOptions o, const std::vector<float>& scores = {}) {
+  Trial t{Data(c), o, scores, {}};
+  const reference::Result dense = reference::dense(t.data.problem());
   constexpr int kSeeds = 600;
   std::vector<double> sum(6 * 3), squares(6 * 3);
   for (int seed = 0; seed < kSeeds; ++seed) {
-    PlanOptions o = small_plan(Method::kHyper, 16);
-    o.hyper = {.projections = 3, .block = 30, .samples = 40, .leaf = 32};
-    o.seed = static_cast<std::uint64_t>(seed);
-    const auto planner = make_planner(data.plan_inputs(), o);
-    attend(data.inputs(), *planner, data.state(), *make_serial_executor());
+    t.options.seed = static_cast<std::uint64_t>(seed);
+    attend(t.data.inputs(), *t.planner(), t.data.state(), *make_serial_executor());
     for (std::int64_t row = 0; row < 6; ++row) {
-      const double mass = std::exp(data.lse.get(0, row / 3, row % 3, 0));
+      const double mass = std::exp(t.data.lse.get(0, row / 3, row % 3, 0));
       for (std::int64_t x = 0; x < 3; ++x) {  // the mass, and the mass times each value
-        const double got = x == 0 ? mass : mass * data.o.get(0, row / 3, row % 3, x - 1);
+        const double got = x == 0 ? mass : mass * t.data.o.get(0, row / 3, row % 3, x - 1);
         sum[static_cast<std::size_t>(row * 3 + x)] += got;
         squares[static_cast<std::size_t>(row * 3 + x)] += got * got;
       }
@@ -216,7 +212,37 @@ TEST(HyperSampling, UnbiasedOverSeeds) {
     const double mean = sum[i] / kSeeds;
     const double error = std::sqrt((squares[i] / kSeeds - mean * mean) / (kSeeds - 1));
     ASSERT_GT(error, 0);
+    EXPECT_LT(error, 0.02 * mass) << "a test that sees no bias";
     EXPECT_LT(std::abs(mean - want), 3 * error) << "entry " << i;
+  }
+}
+
+constexpr Case kSampled{.h_q = 2, .n_q = 3, .n_kv = 500, .d = 8, .d_v = 2};
+
+TEST(HyperSampling, UnbiasedOverSeeds) {
+  Case c = kSampled;
+  PlanOptions o = small_plan(Method::kHyper, 16);
+  o.hyper = {.projections = 3, .block = 30, .samples = 40, .leaf = 32};
+  for (const bool causal : {false, true}) {
+    SCOPED_TRACE(causal);
+    c.causal = causal;
+    expect_unbiased(c, o);
+  }
+}
+
+// Keys drawn in proportion to their score stand for those that were not, in the block and in the
+// sample of the rest.
+TEST(HyperSampling, DrawnKeysWithWeightsAreUnbiased) {
+  Case c = kSampled;
+  std::vector<float> scores = random_scores(c, 4);
+  for (float& s : scores) s += 100;  // none that is hardly ever drawn
+  PlanOptions o = small_plan(Method::kPrescoredHyper, 16);
+  o.selection = Selection::kSample, o.sample_weights = true;
+  o.hyper = {.projections = 3, .block = 30, .samples = 40, .leaf = 32, .selected = 200};
+  for (const bool causal : {false, true}) {
+    SCOPED_TRACE(causal);
+    c.causal = causal;
+    expect_unbiased(c, o, scores);
   }
 }
 
@@ -251,6 +277,50 @@ TEST_P(Hyper, WholeBudgetIsDense) {
       expect_near_dense(data);
     }
   }
+}
+
+// Not because the budget is so large that nothing is chosen: blocks or samples take whole spans.
+TEST_P(Hyper, WholeSpansAreDense) {
+  for (const bool causal : {false, true})
+    for (const Routing routing : {Routing::kTile, Routing::kStrict})
+      for (const std::int64_t block : {0, 8, 700}) {
+        Case c;
+        c.b = 2, c.h_q = 4, c.h_kv = 2, c.n_q = 70, c.n_kv = 700, c.causal = causal;
+        Trial t{Data(c), small_plan(GetParam(), 1), random_scores(c, 1), {}};
+        t.options.routing = routing;
+        t.options.hyper = {
+            .block = block, .samples = block < 700 ? 700 : 0, .leaf = 64, .selected = 700};
+        const auto planner = t.planner();
+        EXPECT_GT(planner->parts(), 1);
+        const Counters counters =
+            attend(t.data.inputs(), *planner, t.data.state(), *make_serial_executor());
+        EXPECT_EQ(counters.keys, counters.visible);
+        t.data.shape.parts = static_cast<double>(planner->parts());
+        expect_near_dense(t.data);
+      }
+}
+
+// One bucket holds every key. All weigh alike, so that the weights give the lse of dense attention.
+TEST_P(Hyper, EqualKeys) {
+  for (const bool centred : {false, true})
+    for (const double x : {0.0, 1.0, -3.0}) {
+      Case c;
+      c.h_q = 2, c.n_q = 100, c.n_kv = 600;
+      Trial t{Data(c), small_plan(GetParam(), 1), std::vector<float>(600, 1.0f), {}};
+      for (std::int64_t j = 0; j < c.n_kv; ++j) t.data.k.fill_row(0, 0, j, x);
+      t.options.hyper = {
+          .block = 20, .samples = 30, .leaf = 64, .centred = centred, .selected = 600};
+      const auto planner = t.planner();
+      const auto serial = make_serial_executor();
+      const Plan plan = make_plan(t.data.inputs(), *planner, *serial);
+      attend(t.data.inputs(), *planner, t.data.state(), *serial);
+      t.data.shape.parts = static_cast<double>(planner->parts());
+      expect_near_plan(t.data, plan, planner->shared_by_group());
+      const reference::Result dense = reference::dense(t.data.problem());
+      for (std::int64_t i = 0; i < 200; ++i)
+        ASSERT_NEAR(t.data.lse.get(0, i / 100, i % 100, 0), dense.lse[static_cast<std::size_t>(i)],
+                    1e-4);
+    }
 }
 
 // Prescored with every key selected is HyperAttention; with few, only those are read far back.

@@ -1,6 +1,7 @@
 // Scores that grow with a cache: against the oracle, whole against in pieces, blind to the future.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -8,10 +9,6 @@
 
 namespace prescore::test {
 namespace {
-
-constexpr Score kGrowing[] = {Score::kKeyNorm,  Score::kLeverage, Score::kKMeans,
-                              Score::kKeyDiff,  Score::kRandom,   Score::kValueNorm,
-                              Score::kExpected, Score::kReceived};
 
 Tensor rows_of(Tensor x, std::int64_t begin, std::int64_t end) {
   x.data = static_cast<const std::byte*>(x.data) + begin * x.stride[2] * size_of(x.dtype);
@@ -48,6 +45,24 @@ ScoreOptions small(Score score) {
   o.score = score, o.segment = 64, o.query_stride = 3, o.iterations = 3, o.clusters = 4;
   o.rotation.dims = 8;  // of no matter to scores that ignore it
   return o;
+}
+
+/// Scores that a causal cache may grow with.
+std::vector<ScoreOptions> growing() {
+  std::vector<ScoreOptions> all;
+  for (const Score score : {Score::kKeyNorm, Score::kLeverage, Score::kKMeans, Score::kKeyDiff,
+                            Score::kRandom, Score::kValueNorm, Score::kExpected, Score::kReceived})
+    all.push_back(small(score));
+  for (const Score score : {Score::kExpected, Score::kReceived}) {
+    all.push_back(small(score));
+    all.back().value_weighted = true;
+  }
+  return all;
+}
+
+std::string name(const ScoreOptions& o) {
+  return "score " + std::to_string(static_cast<int>(o.score)) +
+         (o.value_weighted ? ", value-weighted" : "");
 }
 
 void expect_equal(const KeyScores& a, const KeyScores& b, std::int64_t until, const char* what) {
@@ -88,19 +103,19 @@ TEST(KeyScores, LevelsHaveTheScoresOfTheirPrefix) {
 TEST(KeyScores, PiecesGiveTheScoresOfTheWhole) {
   const Data data(prompt(500));
   const auto serial = make_serial_executor();
-  for (const Score score : kGrowing) {
-    KeyScores whole(small(score));
+  for (const ScoreOptions& o : growing()) {
+    KeyScores whole(o);
     whole.extend(piece(data, 0, 500), *serial);
     EXPECT_GT(whole.bytes(), 0);
     for (const std::int64_t step : {1, 37, 64, 250}) {
-      KeyScores grown(small(score));
+      KeyScores grown(o);
       for (std::int64_t n = 0; n < 500; n += step)
         grown.extend(piece(data, n, std::min<std::int64_t>(500, n + step)), *serial);
       ASSERT_EQ(grown.levels().size(), whole.levels().size());
       EXPECT_EQ(grown.size(), 500);
-      expect_equal(whole, grown, 500, std::to_string(static_cast<int>(score)).c_str());
+      expect_equal(whole, grown, 500, name(o).c_str());
     }
-    KeyScores threaded(small(score));
+    KeyScores threaded(o);
     threaded.extend(piece(data, 0, 500), *make_executor(3));
     expect_equal(whole, threaded, 500, "threads");
   }
@@ -114,11 +129,11 @@ TEST(KeyScores, KnowNothingBehindTheirFit) {
   other.k.fill_normal_rows(later, 300, 500, 3);
   other.v.fill_normal_rows(later, 300, 500, 3);
   const auto serial = make_serial_executor();
-  for (const Score score : kGrowing) {
-    KeyScores a(small(score)), b(small(score));
+  for (const ScoreOptions& o : growing()) {
+    KeyScores a(o), b(o);
     a.extend(piece(data, 0, 500), *serial);
     b.extend(piece(other, 0, 500), *serial);
-    expect_equal(a, b, 300, std::to_string(static_cast<int>(score)).c_str());
+    expect_equal(a, b, 300, name(o).c_str());
   }
 }
 
@@ -130,15 +145,15 @@ TEST(KeyScores, TruncateForgets) {
   other.k.fill_normal_rows(later, 300, 500, 3);
   other.v.fill_normal_rows(later, 300, 500, 3);
   const auto serial = make_serial_executor();
-  for (const Score score : kGrowing) {
-    KeyScores a(small(score)), b(small(score));
+  for (const ScoreOptions& o : growing()) {
+    KeyScores a(o), b(o);
     a.extend(piece(data, 0, 500), *serial);
     b.extend(piece(other, 0, 500), *serial);
     a.truncate(300), b.truncate(300);
     EXPECT_EQ(a.size(), 300);
     a.extend(piece(data, 300, 450), *serial);
     b.extend(piece(data, 300, 450), *serial);
-    expect_equal(a, b, 450, std::to_string(static_cast<int>(score)).c_str());
+    expect_equal(a, b, 450, name(o).c_str());
     a.truncate(0);
     EXPECT_EQ(a.size(), 0);
     EXPECT_TRUE(a.levels().empty());
@@ -161,9 +176,17 @@ TEST(KeyScores, ValidateFindsRewrittenKeys) {
   expect_equal(scores, fresh, 500, "after validate");
 }
 
+/// NaN and infinity in queries that teach, of one head each.
+void spoil_queries(Data& data) {
+  data.q.set(0, 0, 66, 3, std::nan(""));
+  data.q.set(0, 1, 72, 3, HUGE_VAL);
+  data.q.fill_row(1, 2, 90, std::nan(""));
+}
+
 TEST(KeyScores, ExpectedAttentionAgreesWithTheOracle) {
-  for (const bool causal : {true, false}) {
-    const Data data(prompt(320, DType::kF32));
+  for (const auto& [causal, spoilt] : {std::pair{true, false}, {false, false}, {true, true}}) {
+    Data data(prompt(320, DType::kF32));
+    if (spoilt) spoil_queries(data);
     ScoreOptions o = small(Score::kExpected);
     o.query_stride = 2;
     KeyScores scores(o);
@@ -176,10 +199,12 @@ TEST(KeyScores, ExpectedAttentionAgreesWithTheOracle) {
     for (std::int64_t bh = 0; bh < 4; ++bh) {
       std::vector<std::vector<double>> queries(2);
       for (std::int64_t g = 0; g < 2; ++g)
-        for (std::int64_t i = 0; i < fit; i += 2)
-          queries[static_cast<std::size_t>(g)].insert(queries[static_cast<std::size_t>(g)].end(),
-                                                      q.row(bh / 2, bh % 2 * 2 + g, i),
-                                                      q.row(bh / 2, bh % 2 * 2 + g, i) + 8);
+        for (std::int64_t i = 0; i < fit; i += 2) {
+          const double* x = q.row(bh / 2, bh % 2 * 2 + g, i);
+          auto& rows = queries[static_cast<std::size_t>(g)];
+          if (std::all_of(x, x + 8, [](double y) { return std::isfinite(y); }))
+            rows.insert(rows.end(), x, x + 8);
+        }
       const std::vector<double> keys(k.row(bh / 2, bh % 2, 0), k.row(bh / 2, bh % 2, 0) + 320 * 8);
       const auto want = reference::expected_attention(keys, 8, queries, double{in.scale}, fit);
       for (std::int64_t j = 0; j < 320; ++j)
@@ -190,30 +215,96 @@ TEST(KeyScores, ExpectedAttentionAgreesWithTheOracle) {
 }
 
 TEST(KeyScores, ReceivedAttentionAgreesWithTheOracle) {
-  for (const auto& [score, distance] : {std::pair{Score::kReceived, 0},
-                                        {Score::kReceived, 50},
-                                        {Score::kOracle, 0},
-                                        {Score::kOracle, 100},
-                                        {Score::kOracle, 1000}}) {
-    const Data data(prompt(320, DType::kF32));
-    ScoreOptions o = small(score);
-    o.distance = distance;
-    KeyScores scores(o);
-    scores.extend(piece(data, 0, 320), *make_serial_executor());
-    const ScoreLevel& level = scores.levels().back();
-    const bool oracle = score == Score::kOracle;
-    const std::int64_t until = oracle ? 320 : level.fit;
-    for (std::int64_t bh = 0; bh < 4; ++bh) {
-      const auto want = reference::received_attention(data.problem(), bh / 2, bh % 2, until,
-                                                      oracle ? 1 : 3, distance);
-      for (std::int64_t j = 0; j < until; ++j) {
-        const double x = want[static_cast<std::size_t>(j)];
-        if (x > 0) {
-          ASSERT_NEAR(level.scores[bh * level.stride + j], x, 1e-4 * x + 1e-7);
+  for (const bool spoilt : {false, true})
+    for (const auto& [score, distance] : {std::pair{Score::kReceived, 0},
+                                          {Score::kReceived, 50},
+                                          {Score::kOracle, 0},
+                                          {Score::kOracle, 100},
+                                          {Score::kOracle, 1000}}) {
+      Data data(prompt(320, DType::kF32));
+      if (spoilt) spoil_queries(data);
+      ScoreOptions o = small(score);
+      o.distance = distance;
+      KeyScores scores(o);
+      scores.extend(piece(data, 0, 320), *make_serial_executor());
+      const ScoreLevel& level = scores.levels().back();
+      const bool oracle = score == Score::kOracle;
+      const std::int64_t until = oracle ? 320 : level.fit;
+      for (std::int64_t bh = 0; bh < 4; ++bh) {
+        const auto want = reference::received_attention(data.problem(), bh / 2, bh % 2, until,
+                                                        oracle ? 1 : 3, distance);
+        for (std::int64_t j = 0; j < until; ++j) {
+          const double x = want[static_cast<std::size_t>(j)];
+          if (x > 0) {
+            ASSERT_NEAR(level.scores[bh * level.stride + j], x, 1e-4 * x + 1e-7);
+          }
         }
       }
     }
+}
+
+// A NaN key: of scores of keys and expected attention it alone is +inf, and the fit is without it.
+// Whoever sees it teaches nothing about what keys receive.
+TEST(KeyScores, BadKeysTeachNothing) {
+  Data data(prompt(320, DType::kF32));
+  data.k.set(1, 1, 200, 2, std::nan(""));
+  const auto serial = make_serial_executor();
+  KeyScores expected(small(Score::kExpected)), received(small(Score::kReceived));
+  expected.extend(piece(data, 0, 320), *serial), received.extend(piece(data, 0, 320), *serial);
+  const ScoreLevel &e = expected.levels().back(), &r = received.levels().back();
+  ASSERT_GT(e.fit, 200);
+  double sum = 0;
+  for (std::int64_t j = 0; j < e.fit; ++j) {
+    const double x = double{e.scores[3 * e.stride + j]};
+    if (j == 200)
+      EXPECT_EQ(x, HUGE_VAL);
+    else
+      sum += x;
   }
+  EXPECT_NEAR(sum, 1, 1e-5) << "shares of the other keys";
+  const auto want = reference::received_attention(data.problem(), 1, 1, r.fit, 3);
+  double unseen = 0;  // the last query that teaches is 198
+  for (std::size_t j = 199 - 64; j < 199; ++j) unseen += want[j] / 64;
+  for (std::int64_t j = 0; j < 320; ++j) {
+    const double x = j < 199 ? want[static_cast<std::size_t>(j)] : unseen;
+    ASSERT_NEAR(r.scores[3 * r.stride + j], x, 1e-4 * x) << "key " << j;
+  }
+}
+
+TEST(KeyScores, ScoresOfValuesAreTimesTheirNorm) {
+  for (const Score score : {Score::kValueNorm, Score::kExpected, Score::kReceived, Score::kOracle})
+    for (const DType type : {DType::kF32, DType::kBF16}) {
+      Case c = prompt(320, type);
+      c.d_v = 5;
+      Data data(c);
+      data.v.set(1, 0, 70, 2, std::nan(""));
+      data.v.set(1, 0, 71, 2, -HUGE_VAL);
+      ScoreOptions o = small(score);
+      KeyScores plain(o);
+      o.value_weighted = true;
+      KeyScores weighted(o);
+      const auto serial = make_serial_executor();
+      plain.extend(piece(data, 0, 320), *serial), weighted.extend(piece(data, 0, 320), *serial);
+      const reference::Array v = reference::load(data.v.view());
+      ASSERT_EQ(plain.levels().size(), weighted.levels().size());
+      for (std::size_t l = 0; l < plain.levels().size(); ++l) {
+        const ScoreLevel &a = plain.levels()[l], &b = weighted.levels()[l];
+        for (std::int64_t bh = 0; bh < 4; ++bh) {
+          const double* values = v.row(bh / 2, bh % 2, 0);
+          const auto norm = reference::key_norms({values, values + 320 * 5}, 5);
+          for (std::int64_t j = 0; j < std::min<std::int64_t>(320, a.stride); ++j) {
+            const double factor =
+                score == Score::kValueNorm ? 1 : double{a.scores[bh * a.stride + j]};
+            const double want = factor * norm[static_cast<std::size_t>(j)];
+            const float got = b.scores[bh * b.stride + j];
+            if (std::isfinite(want))
+              ASSERT_NEAR(got, want, 1e-6 * want) << name(o) << ", key " << j;
+            else
+              ASSERT_EQ(got, HUGE_VALF) << name(o) << ", key " << j;
+          }
+        }
+      }
+    }
 }
 
 // Several chunks of keys, and the products of every dtype.

@@ -65,6 +65,34 @@ std::vector<float> totals(const Scores& x) {
   return total;
 }
 
+TEST(RowKernels, EveryHalfIsReadAndWritten) {
+  std::vector<std::uint16_t> halves(65536);
+  std::vector<float> want;
+  for (std::size_t i = 0; i < halves.size(); ++i) {
+    halves[i] = static_cast<std::uint16_t>(i);
+    want.push_back(f16_to_f32(halves[i]));
+  }
+  std::vector<float> wide{65504, 65519, 65520, 1e9f, -1e9f, 6e-8f, 2e-8f, 1e-30f};
+  std::mt19937 rng(1);
+  while (wide.size() < 5000) wide.push_back(std::normal_distribution<float>()(rng));
+  wide.insert(wide.end(), want.begin(), want.end());
+  for (const tile::RowKernels* kernels : tile::all_row_kernels()) {
+    SCOPED_TRACE(name_of(kernels->isa));
+    std::vector<float> got(halves.size());
+    kernels->to_f32(halves.data(), DType::kF16, 65536, got.data());
+    for (std::size_t i = 0; i < got.size(); ++i)
+      ASSERT_TRUE(got[i] == want[i] || (std::isnan(got[i]) && std::isnan(want[i]))) << i;
+    std::vector<std::uint16_t> narrow(wide.size());
+    kernels->from_f32(wide.data(), static_cast<int>(wide.size()), DType::kF16, narrow.data());
+    for (std::size_t i = 0; i < wide.size(); ++i) {
+      const bool nan = std::isnan(wide[i]);
+      ASSERT_EQ(std::isnan(f16_to_f32(narrow[i])), nan) << wide[i];
+      if (nan) continue;
+      ASSERT_EQ(narrow[i], f32_to_f16(wide[i])) << wide[i];
+    }
+  }
+}
+
 TEST(RoutingKernels, TotalsWithinThreePercent) {
   for_all([](const tile::RowKernels& k, const Scores& x) {
     Buffer<float> m(x.rows * kLanes), l(x.rows * kLanes);

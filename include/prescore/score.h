@@ -46,17 +46,22 @@ struct Rotation {
 struct ScoreOptions {
   Score score = Score::kLeverage;
   std::uint64_t seed = 0;
-  /// Norms and leverage: of the keys less the mean of the fitted ones. K-means does not depend on
-  /// it.
+  /// Norms, leverage and universal: of the keys less the mean of the fitted ones. The k-means
+  /// family does not depend on it. Key difference ignores it, being the angle to that mean; so do
+  /// random and scores that learn from queries.
   bool centred = false;
   /// Undone before keys are scored: key j of a tensor stands at position j. Without effect on
   /// scores that look at values or at how queries meet keys (value norm, expected, received,
   /// oracle).
   Rotation rotation = {};
 
-  // The k-means family. More clusters than keys: as many as keys.
-  std::int64_t clusters = 0;     ///< 0: d + 1 (2505.11040, section 4)
-  std::int64_t iterations = 10;  ///< Lloyd iterations; universal: iterations of the weights
+  // The k-means family. Centres begin at keys drawn by k-means++; where there are more than 512
+  // keys a centre, only every n-th key may be drawn (256 to 511 a centre), and all are iterated
+  // over.
+  std::int64_t clusters = 0;  ///< 0: d + 1 (2505.11040, section 4); at most as many as keys
+  /// Lloyd iterations after the first: 10 assign and move centres 11 times. Universal: as many
+  /// iterations of the weights.
+  std::int64_t iterations = 10;
   ClusterScore cluster_score = ClusterScore::kDistance;
   KernelKMeans kernel = KernelKMeans::kFeatures;
   std::int64_t features = 0;  ///< random Fourier features, up to 512; 0: 2 d, at most 512
@@ -83,11 +88,12 @@ struct ScoreOptions {
   /// learns from queries. What is fitted serves all keys up to the next fit. All fits are kept:
   /// with 1, one a segment, memory grows with the square of the keys.
   double growth = 0;
-  std::int64_t query_stride = 8;  ///< received: only every n-th position is looked at
+  std::int64_t query_stride = 8;  ///< expected, received: only every n-th position is looked at
   /// Received and oracle, causal: only what queries at least so many positions after a key pay to
   /// it counts. Nearer ones read it in their window anyway.
   std::int64_t distance = 0;
-  /// Expected, received and oracle: multiplied by the norm of the value.
+  /// Expected, received and oracle: multiplied by the norm of the value; +inf where that is not
+  /// finite.
   bool value_weighted = false;
   /// PublishedFlaws::flattened. Scores that learn from keys only; needs the keys of all heads at
   /// one position to be neighbours in memory.
@@ -97,7 +103,14 @@ struct ScoreOptions {
 };
 
 /// Scores keys [0, n) of each (batch, key head); higher is more important. k [b, h_kv, n_kv, d],
-/// out [b, h_kv, n] dense. Throws Error on bad shapes.
+/// out [b, h_kv, n] dense. Throws Error on bad shapes and options, on n = 0 and on scores that
+/// learn from queries.
+///
+/// A key with NaN or infinity in it takes no part in a fit and scores +inf, so that it is read and
+/// shows in the output as it would in dense attention; so does one whose score overflows to NaN.
+/// Random looks at no key. All other scores are finite unless they exceed fp32. Equal keys have
+/// equal scores. Where K has less than full rank, exact and sketched leverage and universal use the
+/// pseudo-inverse: of a key scored later, what lies outside the span of the fitted keys counts 0.
 void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions&, float* out, Executor&);
 
 /// Scores [b, h_kv] of the keys up to the next level, rows `stride` apart.
@@ -118,6 +131,11 @@ struct ScoreInputs {
 /// Scores that grow with a cache, for causal attention: fitted to prefixes of growing length, each
 /// computed once. One call with n keys and many smaller calls give the same scores. Expected and
 /// received learn from the queries of the calls; a query that never comes here teaches nothing.
+///
+/// Nor does a query with NaN or infinity in it or, for received and oracle, one that sees a key for
+/// which its product is so. Behind a NaN key nobody teaches these two: its keys score as keys that
+/// no query has seen do, the mean of the last segment that was seen. Without any queries that teach
+/// every score is 0. Expected gives keys that are not finite +inf, as scores of keys alone do.
 class KeyScores {
  public:
   /// Throws Error on bad options.

@@ -141,7 +141,9 @@ enum class Selection : std::uint8_t {
   kThreshold,  ///< of them those with at least `least_score`
   kShare,      ///< the best until they hold `share` of the sum of all scores; negative ones count 0
   /// Drawn without replacement in proportion to the score (Gumbel top-k, 1903.06059). With
-  /// `sample_weights` each drawn key stands for 1 / (its chance to be drawn) keys.
+  /// `sample_weights` each drawn key stands for 1 / (its chance to be drawn) keys, in prescored
+  /// hyper on top of what a sample of the rest stands for. Keys whose score is not above 0 are
+  /// never drawn.
   kSample,
 };
 

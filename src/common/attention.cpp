@@ -211,7 +211,8 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
     const std::int64_t leaf = std::max<std::int64_t>(1, sizes.leaf);
     std::int64_t levels = 1;
     while ((leaf << levels) <= k.shape[2]) ++levels;
-    shared += heads * k.shape[2] * (4 * levels + 4 * options.plan.hyper.projections + 8) +
+    const std::int64_t key = method == Method::kPrescoredHyper ? 8 : 4;  // and its log-weight
+    shared += heads * k.shape[2] * (key * levels + 4 * options.plan.hyper.projections + 8) +
               rows * (levels * (8 + 64) + 8 + 4 + 4 * d_v) +
               heads * (k.shape[2] / leaf + 1) *
                   ((std::int64_t{4} << options.plan.hyper.projections) + 128);

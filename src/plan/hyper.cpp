@@ -25,7 +25,19 @@ namespace {
 /// Keys between two leaf boundaries.
 struct Span {
   HashOrder order;
-  std::int64_t padding = 0;  ///< PublishedFlaws: zero rows behind the last
+  std::vector<float> log_weights;  ///< of the keys in that order; empty: all zero
+  std::int64_t padding = 0;        ///< PublishedFlaws: zero rows behind the last
+
+  /// Adds key number i in that order, `log_weight` on top of its own.
+  void add(std::int64_t i, float log_weight, TilePlan& out) const {
+    const auto at = static_cast<std::size_t>(i);
+    if (!log_weights.empty()) log_weight += log_weights[at];
+    if (log_weight != 0.0f || !out.log_weights.empty()) {
+      out.log_weights.resize(out.keys.size(), 0.0f);
+      out.log_weights.push_back(log_weight);
+    }
+    out.keys.push_back(order.keys[at]);
+  }
 };
 
 class HyperPlanner final : public Planner {
@@ -142,33 +154,53 @@ class HyperPlanner final : public Planner {
 
   void sort_span(std::int64_t bh, std::int64_t leaf, const std::vector<float>& products) {
     Span& s = span(bh, leaf);
-    s.order = hash_order(candidates(bh, leaf), hash_, products.data(), options_.hyper.centred);
+    const Candidates c = candidates(bh, leaf);
+    s.order = hash_order(c.keys, hash_, products.data(), options_.hyper.centred);
+    s.log_weights.resize(c.log_weights.size());
+    for (std::size_t i = 0; i < s.log_weights.size(); ++i) {
+      const auto at = std::ranges::lower_bound(c.keys, s.order.keys[i]) - c.keys.begin();
+      s.log_weights[i] = c.log_weights[static_cast<std::size_t>(at)];
+    }
     const auto n = static_cast<std::int64_t>(s.order.keys.size());
     if (options_.flaws.padding && options_.hyper.block > 0)
       s.padding = round_up(n, options_.hyper.block) - n;
   }
 
-  /// The keys of a span, ascending: all, or those among the best of everything up to its end. Of
-  /// spans that end before the first fit of the scores all.
-  std::vector<std::int32_t> candidates(std::int64_t bh, std::int64_t leaf) const {
+  /// Keys, ascending, and their log-weights, or none: all zero.
+  struct Candidates {
+    std::vector<std::int32_t> keys;
+    std::vector<float> log_weights;
+  };
+
+  /// The keys of a span: all, or those among the best of everything up to its end. Of spans that
+  /// end before the first fit of the scores all.
+  Candidates candidates(std::int64_t bh, std::int64_t leaf) const {
     const std::int64_t begin = std::max(far_end(before(leaf)), sizes_.sinks);
     const std::int64_t end = far_end(leaf), sinks = std::min(sizes_.sinks, end);
-    std::vector<std::int32_t> keys;
+    Candidates out;
     if (options_.method == Method::kHyper || end - sinks <= options_.hyper.selected ||
         (in_.visibility.causal && end < in_.score_segment)) {
-      for (std::int64_t j = begin; j < end; ++j) keys.push_back(static_cast<std::int32_t>(j));
-      return keys;
+      for (std::int64_t j = begin; j < end; ++j) out.keys.push_back(static_cast<std::int32_t>(j));
+      return out;
     }
-    const std::vector<Choosable> best =
+    std::vector<Choosable> best =
         choose_keys({scores_until(in_, bh, end), static_cast<std::size_t>(end)}, sinks, end,
                     options_.hyper.selected, options_, bh);
     const auto n = std::min(best.size(), static_cast<std::size_t>(options_.hyper.selected));
-    for (std::size_t i = 0; i < n; ++i)
-      if (best[i].key >= begin) keys.push_back(best[i].key);
-    std::sort(keys.begin(), keys.end());
-    if (options_.flaws.zeroed)
-      keys.insert(keys.begin(), static_cast<std::size_t>(end - begin) - keys.size(), kNoKey);
-    return keys;
+    const double bar = best.size() > n ? best[n].rank : -HUGE_VAL;
+    best.resize(n);
+    std::ranges::sort(best, {}, &Choosable::key);
+    for (const Choosable& c : best) {
+      if (c.key < begin) continue;
+      out.keys.push_back(c.key);
+      if (weighs_draws(options_)) out.log_weights.push_back(draw_log_weight(c, bar));
+    }
+    if (options_.flaws.zeroed) {
+      const std::size_t removed = static_cast<std::size_t>(end - begin) - out.keys.size();
+      out.keys.insert(out.keys.begin(), removed, kNoKey);
+      if (!out.log_weights.empty()) out.log_weights.insert(out.log_weights.begin(), removed, 0.0f);
+    }
+    return out;
   }
 
   // A query's bucket is the same in every span.
@@ -241,20 +273,19 @@ class HyperPlanner final : public Planner {
         std::min(n, std::clamp<std::int64_t>(middle - most / 2, 0, n + s.padding - most));
     const std::int64_t block = std::min(most, n - begin), rest = n - block;
     out.keys.assign(order.keys.begin() + begin, order.keys.begin() + begin + block);
+    if (!s.log_weights.empty())
+      out.log_weights.assign(s.log_weights.begin() + begin, s.log_weights.begin() + begin + block);
     out.zero_rows = static_cast<float>(most - block);
     if (size.samples == 0) return;
-    if (options_.flaws.repeats) return sample_anything(order, size, stream_of(bh, tile), out);
-    const auto rest_key = [&](std::int64_t i) {
-      return order.keys[static_cast<std::size_t>(i < begin ? i : i + block)];
-    };
-    if (size.samples >= rest) {
-      for (std::int64_t i = 0; i < rest; ++i) out.keys.push_back(rest_key(i));
-      return;
-    }
-    sample(rest, size.samples, stream_of(bh, tile), rest_key, out);
-    out.log_weights.assign(static_cast<std::size_t>(block), 0.0f);
-    out.log_weights.resize(out.keys.size(),
-                           std::log(static_cast<float>(rest) / static_cast<float>(size.samples)));
+    if (options_.flaws.repeats) return sample_anything(s, size, stream_of(bh, tile), out);
+    const bool all = size.samples >= rest;
+    const float log_weight =
+        all ? 0.0f : std::log(static_cast<float>(rest) / static_cast<float>(size.samples));
+    const auto add = [&](std::int64_t i) { s.add(i < begin ? i : i + block, log_weight, out); };
+    if (all)
+      for (std::int64_t i = 0; i < rest; ++i) add(i);
+    else
+      sample(rest, size.samples, stream_of(bh, tile), add);
   }
 
   std::uint64_t stream_of(std::int64_t bh, const Tile& tile) const noexcept {
@@ -263,18 +294,16 @@ class HyperPlanner final : public Planner {
   }
 
   // PublishedFlaws::repeats.
-  static void sample_anything(const HashOrder& order, const SpanSizes& size, std::uint64_t stream,
+  static void sample_anything(const Span& s, const SpanSizes& size, std::uint64_t stream,
                               TilePlan& out) {
-    const auto n = static_cast<std::int64_t>(order.keys.size());
+    const auto n = static_cast<std::int64_t>(s.order.keys.size());
     if (n <= size.block) return;
-    out.log_weights.assign(out.keys.size(), 0.0f);
+    const float log_weight = std::log(static_cast<float>(n) / static_cast<float>(size.samples));
     const std::uint64_t start = mix(stream);
     for (std::int64_t i = 0; i < size.samples; ++i) {
       const double at = unit(mix(start + static_cast<std::uint64_t>(i))) * static_cast<double>(n);
-      out.keys.push_back(order.keys[static_cast<std::size_t>(std::min(n - 1, std::int64_t(at)))]);
+      s.add(std::min(n - 1, std::int64_t(at)), log_weight, out);
     }
-    out.log_weights.resize(out.keys.size(),
-                           std::log(static_cast<float>(n) / static_cast<float>(size.samples)));
   }
 
   // PublishedFlaws::zeroed: keys that are not there become zero rows of the plan.
@@ -295,9 +324,9 @@ class HyperPlanner final : public Planner {
   }
 
   // Without replacement, in as many draws as samples (Floyd; Bentley 1987).
-  template <typename Key>
-  void sample(std::int64_t rest, std::int64_t samples, std::uint64_t stream, const Key& key,
-              TilePlan& out) const {
+  template <typename Add>
+  static void sample(std::int64_t rest, std::int64_t samples, std::uint64_t stream,
+                     const Add& add) {
     std::unordered_set<std::int64_t> drawn;
     const std::uint64_t start = mix(stream);
     for (std::int64_t i = rest - samples; i < rest; ++i) {
@@ -305,7 +334,7 @@ class HyperPlanner final : public Planner {
       const auto t = std::min(i, static_cast<std::int64_t>(u * static_cast<double>(i + 1)));
       const std::int64_t pick = drawn.contains(t) ? i : t;
       drawn.insert(pick);
-      out.keys.push_back(key(pick));
+      add(pick);
     }
   }
 

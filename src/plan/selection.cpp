@@ -57,15 +57,17 @@ std::vector<Choosable> choose_keys(std::span<const float> scores, std::int64_t b
   return {all.begin(), all.begin() + static_cast<std::ptrdiff_t>(kept)};  // of no more capacity
 }
 
+// The chance that log p + Gumbel noise passes the bar.
+float draw_log_weight(const Choosable& c, double bar) {
+  const double chance = -std::expm1(-std::exp(double{c.score} - bar));
+  return static_cast<float>(-std::log(std::max(chance, 1e-30)));
+}
+
 void sample_log_weights(std::span<const Choosable> best, std::int64_t n, std::vector<float>& out) {
   out.assign(static_cast<std::size_t>(n), 0.0f);
   if (n >= static_cast<std::int64_t>(best.size())) return;  // all are read: each for itself
   const double bar = best[static_cast<std::size_t>(n)].rank;
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    // The chance that log p + Gumbel noise passes the bar.
-    const double chance = -std::expm1(-std::exp(double{best[i].score} - bar));
-    out[i] = static_cast<float>(-std::log(std::max(chance, 1e-30)));
-  }
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = draw_log_weight(best[i], bar);
 }
 
 }  // namespace prescore

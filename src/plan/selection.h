@@ -22,7 +22,14 @@ std::vector<Choosable> choose_keys(std::span<const float> scores, std::int64_t b
                                    std::int64_t end, std::int64_t most, const PlanOptions&,
                                    std::int64_t bh);
 
-/// Log-weights of the first n of a kSample list: minus the log of the chance to be among them.
+/// Whether drawn keys stand for those that were not drawn.
+inline bool weighs_draws(const PlanOptions& o) {
+  return o.selection == Selection::kSample && o.sample_weights;
+}
+/// Log-weight of a drawn key: minus the log of its chance to rank above `bar`, the rank of the best
+/// key that was not drawn (-inf: all were).
+float draw_log_weight(const Choosable&, double bar);
+/// Log-weights of the first n of a kSample list.
 void sample_log_weights(std::span<const Choosable> best, std::int64_t n, std::vector<float>& out);
 
 }  // namespace prescore

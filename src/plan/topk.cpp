@@ -83,7 +83,7 @@ class TopKPlanner final : public Planner {
 
   void add_keys(const std::vector<Choosable>& best, std::int64_t n, TilePlan& out) const {
     for (std::int64_t i = 0; i < n; ++i) out.keys.push_back(best[static_cast<std::size_t>(i)].key);
-    if (options_.selection == Selection::kSample && options_.sample_weights) {
+    if (weighs_draws(options_)) {
       sample_log_weights(best, n, out.log_weights);
       return;  // in the order of the draw
     }

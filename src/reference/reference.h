@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <set>
 #include <span>
 #include <vector>
@@ -31,6 +32,10 @@ struct Array {
     return data.data() + ((b * shape[1] + h) * shape[2] + i) * shape[3];
   }
 };
+
+inline double dot(const double* x, const double* y, std::int64_t d) {
+  return std::inner_product(x, x + d, y, 0.0);
+}
 
 /// One element of a tensor, widened.
 double load(const void* data, DType dtype, std::int64_t element);
@@ -98,9 +103,18 @@ std::vector<double> key_difference(std::span<const double> keys, std::int64_t d,
 /// Distance of each key to the mean of its own cluster.
 std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int64_t d,
                                          std::span<const std::int64_t> cluster);
-/// Those distances divided by their sum over the keys of the cluster.
-std::vector<double> relative_distance(std::span<const double> keys, std::int64_t d,
-                                      std::span<const std::int64_t> cluster);
+/// Distances divided by their sum over the keys of the cluster; 0 where that is 0.
+std::vector<double> relative(std::span<const double> distance,
+                             std::span<const std::int64_t> cluster);
+/// Of each key the nearest centre and the distance to it.
+struct Lloyd {
+  std::vector<std::int64_t> cluster;
+  std::vector<double> distance;
+};
+/// Lloyd's iteration from keys `seeds`: so many rounds of assigning keys and moving centres. An
+/// empty cluster keeps its centre.
+Lloyd lloyd(std::span<const double> keys, std::int64_t d, std::span<const std::int64_t> seeds,
+            std::int64_t rounds);
 /// Sum of absolute differences of each key to the coordinate-wise lower median of its own cluster.
 std::vector<double> distance_to_own_median(std::span<const double> keys, std::int64_t d,
                                            std::span<const std::int64_t> cluster);
@@ -108,6 +122,11 @@ std::vector<double> distance_to_own_median(std::span<const double> keys, std::in
 /// exp(-|x - y|^2 / 2 sigma^2).
 std::vector<double> kernel_distance(std::span<const double> keys, std::int64_t d,
                                     std::span<const std::int64_t> cluster, double sigma);
+/// The bound of LevAttention's universal set, a_i^(p/2) (sum_j w_j)^(p/2 - 1) for the form a_i of
+/// M = sum_j w_j^(1 - 2/p) k_j k_j^T, after so many iterations of the weights from 1: each becomes
+/// w_i^(1 - 2/p) a_i.
+std::vector<double> universal_bound(std::span<const double> keys, std::int64_t d, std::int64_t p,
+                                    std::int64_t iterations, std::int64_t fit);
 /// The largest |q.k_i|^p / sum_j |q.k_j|^p that gradient ascent finds over queries q.
 double largest_polynomial_share(std::span<const double> keys, std::int64_t d, std::int64_t i,
                                 std::int64_t p);
@@ -120,7 +139,8 @@ std::vector<double> expected_attention(std::span<const double> keys, std::int64_
                                        std::span<const std::vector<double>> queries, double scale,
                                        std::int64_t fit);
 /// Mean attention that each key of (b, h_kv) receives from the rows that see it, of queries at
-/// positions below `until` that are multiples of `stride`. Zero where no row sees a key.
+/// positions below `until` that are multiples of `stride`; a row with NaN or infinity in it does
+/// not count. Zero where no row sees a key.
 std::vector<double> received_attention(const Problem&, std::int64_t b, std::int64_t h_kv,
                                        std::int64_t until, std::int64_t stride,
                                        std::int64_t distance = 0);

@@ -11,8 +11,8 @@ namespace prescore {
 
 /// Rows of `keys` for k-means++ (Arthur and Vassilvitskii 2007): the first uniformly, each further
 /// one with probability in proportion to weight(i, row), the least over the rows so far (the
-/// squared distance for k-means, the distance for k-medians). Beyond 256 keys a centre only every
-/// n-th key takes part.
+/// squared distance for k-means, the distance for k-medians). From 512 keys a centre on only every
+/// n-th key takes part, which leaves 256 to 511 a centre.
 std::vector<std::int64_t> seed_rows(
     const HeadKeys& keys, std::int64_t centres, std::uint64_t seed, Executor&,
     const std::function<float(std::int64_t key, std::int64_t row)>& weight);
@@ -41,6 +41,7 @@ class ClusterScorer : public FittedScore {
 /// would cancel in products.
 class KMeans {
  public:
+  /// Assigns keys and moves centres iterations + 1 times.
   KMeans(const HeadKeys&, std::int64_t clusters, std::int64_t iterations, std::uint64_t seed,
          Executor&);
   std::int64_t clusters() const { return centres_.rows(); }

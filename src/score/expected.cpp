@@ -1,5 +1,6 @@
 // Expected attention: what a Gaussian model of the queries seen so far makes of each key.
 #include <cmath>
+#include <limits>
 
 #include "common/views.h"
 #include "score/from_queries.h"
@@ -37,10 +38,11 @@ ExpectedAttention::ExpectedAttention(const HeadKeys& fitted, const std::vector<Q
     // log of the sum of exp over the fitted keys, chunk by chunk in order.
     std::vector<double> most(static_cast<std::size_t>(fitted.chunks())), total(most.size());
     executor.run(fitted.chunks(), [&](std::int64_t c, int) {
-      const Eigen::VectorXd x =
-          exponents(head, fitted, fitted.begin(c), fitted.end(c)).cast<double>();
+      Eigen::VectorXd x = exponents(head, fitted, fitted.begin(c), fitted.end(c)).cast<double>();
+      for (Eigen::Index i = 0; i < x.size(); ++i)
+        if (!fitted.finite(fitted.begin(c) + i)) x[i] = -std::numeric_limits<double>::infinity();
       const auto at = static_cast<std::size_t>(c);
-      most[at] = x.maxCoeff();
+      most[at] = std::max(x.maxCoeff(), -1e30);  // finite, for a chunk without such keys
       total[at] = (x.array() - most[at]).exp().sum();
     });
     double high = most[0], sum = 0;

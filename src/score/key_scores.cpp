@@ -236,10 +236,16 @@ void KeyScores::Impl::apply(const ScoreInputs& in, const Level& level, std::int6
     const std::int64_t from = begin / kAligned * kAligned;
     apply_score(level.fitted[static_cast<std::size_t>(bh)].get(), scored, b, h, from, end, options,
                 out, executor);
+    begin = from;
   }
   if (options.value_weighted && learns_from_queries(options.score)) {
     const HeadKeys values(in.v, b, h, begin, end, executor);
-    for (std::int64_t j = begin; j < end; ++j) out[j] *= values.rows().row(j - begin).norm();
+    for (std::int64_t j = begin; j < end; ++j) {
+      if (!values.finite(j - begin))
+        out[j] = std::numeric_limits<float>::infinity();
+      else if (std::isfinite(out[j]))  // else a value of 0 would make a NaN of it
+        out[j] *= values.rows().row(j - begin).norm();
+    }
   }
 }
 

@@ -27,7 +27,7 @@ KMeans::KMeans(const HeadKeys& keys, std::int64_t clusters, std::int64_t iterati
   for (std::int64_t c = 0; c < clusters; ++c)
     centres_.row(c) = keys.rows().row(rows[static_cast<std::size_t>(c)]) - mean_;
   std::vector<std::int32_t> centre(static_cast<std::size_t>(keys.n()));
-  for (std::int64_t i = 0; i <= iterations; ++i) {
+  for (std::int64_t i = 0; i <= iterations; ++i) {  // the first, from the seeds, is not counted
     assign(keys, RowProducts(centres_), centre.data(), executor);
     update(keys, centre.data(), executor);
   }

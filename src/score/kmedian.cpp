@@ -19,7 +19,7 @@ class KMedianScorer final : public ClusterScorer {
       centres_.row(c) = keys.rows().row(rows[static_cast<std::size_t>(c)]);
     std::vector<std::int32_t> centre(static_cast<std::size_t>(keys.n()));
     std::vector<float> distance(centre.size());
-    for (std::int64_t i = 0; i <= o.iterations; ++i) {
+    for (std::int64_t i = 0; i <= o.iterations; ++i) {  // as in KMeans
       nearest(keys, centre.data(), distance.data(), executor);
       update(keys, centre, executor);
     }

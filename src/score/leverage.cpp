@@ -61,13 +61,9 @@ Eigen::MatrixXd sketched_gram(const HeadKeys& keys, std::int64_t rows, std::uint
 
 Fitted fit_leverage(const HeadKeys& all, const ScoreOptions& o, std::uint64_t stream,
                     Executor& executor) {
-  Eigen::RowVectorXf mean;
-  std::optional<HeadKeys> moved;
-  if (o.centred) {
-    mean = all.mean(executor);
-    moved.emplace(all).subtract(mean, executor);
-  }
-  const HeadKeys& keys = moved ? *moved : all;
+  const FittedKeys fitted(all, o.centred, executor);
+  const HeadKeys& keys = *fitted;
+  const Eigen::RowVectorXf& mean = fitted.mean();
   const std::int64_t d = all.d(), rows = o.sketch_rows > 0 ? o.sketch_rows : 8 * d;
   // Eigenvalues that are rounding errors of a sum over the keys.
   const double cut = 1e-15 * static_cast<double>(std::max(all.n(), d));

@@ -42,6 +42,12 @@ void add_gram_fp32(const HeadKeys& keys, const double* weight, std::int64_t begi
 
 }  // namespace
 
+FittedKeys::FittedKeys(const HeadKeys& keys, bool centred, Executor& executor) : keys_(keys) {
+  if (!centred) return;
+  mean_ = keys.mean(executor);
+  moved_.emplace(keys).subtract(mean_, executor);
+}
+
 Eigen::MatrixXd gram(const HeadKeys& keys, const double* weight, bool precise, Executor& executor) {
   const Eigen::MatrixXd zero = Eigen::MatrixXd::Zero(keys.d(), keys.d());
   Eigen::MatrixXd total =

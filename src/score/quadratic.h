@@ -10,6 +10,19 @@
 
 namespace prescore {
 
+/// What a form is fitted to: the keys as they are or, `centred`, less their mean.
+class FittedKeys {
+ public:
+  FittedKeys(const HeadKeys&, bool centred, Executor&);
+  const HeadKeys& operator*() const { return moved_ ? *moved_ : keys_; }
+  const Eigen::RowVectorXf& mean() const { return mean_; }  ///< empty where not centred
+
+ private:
+  const HeadKeys& keys_;
+  std::optional<HeadKeys> moved_;
+  Eigen::RowVectorXf mean_;
+};
+
 /// K^T diag(weight) K of all keys [d, d]; `weight` may be null. Precise: products in fp64, else in
 /// fp32 over 256 keys at a time and fp64 between.
 Eigen::MatrixXd gram(const HeadKeys&, const double* weight, bool precise, Executor&);

@@ -34,7 +34,9 @@ class UniversalScore final : public FittedScore {
 
 }  // namespace
 
-Fitted fit_universal(const HeadKeys& keys, const ScoreOptions& o, Executor& executor) {
+Fitted fit_universal(const HeadKeys& all, const ScoreOptions& o, Executor& executor) {
+  const FittedKeys fitted(all, o.centred, executor);
+  const HeadKeys& keys = *fitted;
   const auto n = static_cast<std::size_t>(keys.n());
   const double power = 1 - 2 / static_cast<double>(o.degree);
   const double cut = 1e-15 * static_cast<double>(std::max(keys.n(), keys.d()));
@@ -51,9 +53,10 @@ Fitted fit_universal(const HeadKeys& keys, const ScoreOptions& o, Executor& exec
     }
   }
   double total = 0;
-  for (const double w : weight) total += w;
+  for (std::size_t i = 0; i < n; ++i)
+    if (keys.finite(static_cast<std::int64_t>(i))) total += weight[i];
   return std::make_unique<UniversalScore>(
-      Quadratic(whitener(gram(keys, factor.data(), true, executor), cut), true),
+      Quadratic(whitener(gram(keys, factor.data(), true, executor), cut), true, fitted.mean()),
       static_cast<double>(o.degree) / 2, total);
 }
 

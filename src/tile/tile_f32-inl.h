@@ -37,12 +37,23 @@ constexpr int kRows = kParts == 16 ? 1 : kRegisters == 32 || kParts == 2 ? 6 : 2
 
 // ---- elements ------------------------------------------------------------------------------
 
+// Without instructions for f16 Highway takes infinity and NaN for numbers, both ways, and does not
+// round what it stores.
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_SSE2
+constexpr bool kEmulatedF16 = true;
+#else
+constexpr bool kEmulatedF16 = false;
+#endif
+
 HWY_INLINE V load_f32(const void* p, DType t, std::int64_t i) {
   const D d;
   if (t == DType::kF32) return hn::LoadU(d, static_cast<const float*>(p) + i);
   if (t == DType::kF16) {
     const hn::Rebind<hwy::float16_t, D> dh;
-    return hn::PromoteTo(d, hn::LoadU(dh, static_cast<const hwy::float16_t*>(p) + i));
+    const V x = hn::PromoteTo(d, hn::LoadU(dh, static_cast<const hwy::float16_t*>(p) + i));
+    if constexpr (!kEmulatedF16) return x;
+    const V exponent = hn::BitCast(d, hn::Set(hn::RebindToUnsigned<D>(), 0x7f800000u));
+    return hn::IfThenElse(hn::Ge(hn::Abs(x), hn::Set(d, 65536.0f)), hn::Or(x, exponent), x);
   }
   const hn::Rebind<std::uint16_t, D> du;
   const hn::RebindToUnsigned<D> dw;
@@ -61,7 +72,7 @@ void from_f32(const float* src, int n, DType t, void* out) {
   const D d;
   if (t == DType::kF32) {
     for (; i + kN <= n; i += kN) hn::StoreU(hn::LoadU(d, src + i), d, static_cast<float*>(out) + i);
-  } else if (t == DType::kF16) {
+  } else if (t == DType::kF16 && !kEmulatedF16) {
     const hn::Rebind<hwy::float16_t, D> dh;
     for (; i + kN <= n; i += kN)
       hn::StoreU(hn::DemoteTo(dh, hn::LoadU(d, src + i)), dh,
