@@ -49,6 +49,7 @@ ScoreOptions score_options(const Options& options) {
   o.score = options.plan.score;
   o.seed = options.plan.seed;
   o.flattened = options.plan.flaws.flattened;
+  o.distance_seeds = options.plan.flaws.distance_seeds;
   return o;
 }
 

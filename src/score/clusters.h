@@ -41,8 +41,8 @@ class ClusterScorer : public FittedScore {
 /// would cancel in products.
 class KMeans {
  public:
-  KMeans(const HeadKeys&, std::int64_t clusters, std::int64_t iterations, std::uint64_t seed,
-         Executor&);
+  /// Clusters, iterations and seeding are those of the options.
+  KMeans(const HeadKeys&, const ScoreOptions&, std::uint64_t seed, Executor&);
   std::int64_t clusters() const { return centres_.rows(); }
   void nearest(const HeadKeys&, std::int32_t* centre, float* distance, Executor&) const;
 
