@@ -362,6 +362,9 @@ TEST(Score, DistanceSeedsFindFarKeysLessOften) {
   const int distances = found();
   EXPECT_NEAR(squares, 140, 35);
   EXPECT_NEAR(distances, 40, 25);
+  Options call;
+  call.plan.flaws.distance_seeds = true;
+  EXPECT_TRUE(score_options(call).distance_seeds);
 }
 
 TEST(Score, RandomIsUniformAndByCounter) {
