@@ -2,6 +2,10 @@
 //
 //   score [--n 131072] [--heads 8] [--d 128] [--threads 0] [--repeats 3] [--only kmeans,leverage]
 //         [--json FILE]
+//
+// Scores that learn from queries are those of a causal prompt of as many queries as keys, one query
+// head a key head: all levels of KeyScores. The oracle looks at every query, eight times as many as
+// received attention: only where --only names it.
 #include "prescore/score.h"
 
 #include "support/data.h"
@@ -14,15 +18,17 @@ using namespace prescore;
 struct Scorer {
   std::string name;
   ScoreOptions options;
+  enum class Learns { kKeys, kValues, kQueries } from = Learns::kKeys;
 };
+using Learns = Scorer::Learns;
 
 std::vector<Scorer> scorers() {
   std::vector<Scorer> all;
-  const auto add = [&](const char* name, Score score, auto&& change) {
+  const auto add = [&](const char* name, Score score, auto&& change, Learns from = Learns::kKeys) {
     ScoreOptions o;
     o.score = score;
     change(o);
-    all.push_back({name, o});
+    all.push_back({name, o, from});
   };
   const auto plain = [](ScoreOptions&) {};
   add("norm", Score::kKeyNorm, plain);
@@ -39,7 +45,23 @@ std::vector<Scorer> scorers() {
   add("leverage_sketched", Score::kLeverage,
       [](ScoreOptions& o) { o.leverage = Leverage::kSketched; });
   add("universal", Score::kUniversal, plain);
+  add("value_norm", Score::kValueNorm, plain, Learns::kValues);
+  add("expected", Score::kExpected, plain, Learns::kQueries);
+  add("received", Score::kReceived, plain, Learns::kQueries);
+  add("oracle", Score::kOracle, plain, Learns::kQueries);
   return all;
+}
+
+void score_once(const Scorer& s, const bench::Data& data, std::vector<float>& out,
+                Executor& executor) {
+  const std::int64_t n = data.shape().n;
+  if (s.from != Learns::kQueries)
+    return score_keys(s.from == Learns::kKeys ? data.k() : data.v(), n, s.options, out.data(),
+                      executor);
+  ScoreInputs in{
+      data.q(), data.k(), data.v(), {}, 1 / std::sqrt(static_cast<float>(data.shape().d))};
+  in.visibility.n_q = in.visibility.n_kv = n;
+  KeyScores(s.options).extend(in, executor);
 }
 
 void run(const bench::Args& args) {
@@ -53,11 +75,12 @@ void run(const bench::Args& args) {
   const std::vector<std::string> only = args.list("--only", "");
   std::string rows;
   for (const Scorer& s : scorers()) {
-    if (!only.empty() && std::find(only.begin(), only.end(), s.name) == only.end()) continue;
+    const bool named = std::find(only.begin(), only.end(), s.name) != only.end();
+    if (only.empty() ? s.name == "oracle" : !named) continue;
     bench::Series seconds;
     for (std::int64_t i = 0; i < args.number("--repeats", 3); ++i) {
       const double start = bench::now();
-      score_keys(data.k(), shape.n, s.options, out.data(), *executor);
+      score_once(s, data, out, *executor);
       seconds.add(bench::now() - start);
     }
     double error = 0;  // of a sketch, against exact

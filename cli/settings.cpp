@@ -1,5 +1,7 @@
 #include "settings.h"
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
@@ -8,10 +10,10 @@
 #include "common/names.h"
 #include "errors.h"
 #include "files.h"
+#include "score/scorer.h"
 #include "session.h"
 
 namespace prescore::cli {
-namespace {}  // namespace
 
 MethodFlags::MethodFlags() {
   const PlanOptions plan;
@@ -84,8 +86,27 @@ void MethodFlags::add_scores(CLI::App& app) {
   option("--share", choice.share, "share: the best keys that hold this part of all scores");
   flag("--sample-weights", choice.sample_weights, "sample: keys stand for those not drawn");
   option("--adaptive", choice.adaptive, "Part of the far keys for which the key heads compete");
+  app.add_option("--eps", eps,
+                 "universal: LevAttention's set, the keys that can hold this share for some query; "
+                 "short for --selection threshold --least-score")
+      ->group("Scores");
   option("--cluster-score", cluster_score, "kmeans and its kin: distance, relative, nearness");
   option("--clusters", scoring.clusters, "kmeans and its kin: clusters, 0: head size + 1");
+  option("--iterations", scoring.iterations,
+         "kmeans and its kin: Lloyd iterations; universal: of the weights");
+  option("--kernel", kernel,
+         "kernel_kmeans: features (clusters of random Fourier features) or distance (plain "
+         "clusters, the Gaussian of the distance)");
+  option("--features", scoring.features,
+         "kernel_kmeans: random features, up to 512, 0: twice the head size");
+  option("--sigma", scoring.sigma,
+         "kernel_kmeans, gaussian_norm: width of the Gaussian, 0: from the keys");
+  option("--leverage", leverage,
+         "leverage: ridge, exact, or sketched by a subsampled Hadamard transform");
+  option("--ridge", scoring.ridge, "leverage ridge: share of the mean diagonal of the Gram matrix");
+  option("--sketch-rows", scoring.sketch_rows,
+         "leverage sketched: rows, 0: eight times the head size");
+  option("--degree", scoring.degree, "universal: degree of polynomial attention, even");
   flag("--centred-keys", scoring.centred, "norm, leverage, universal: of the keys less their mean");
   flag("--pre-rope", pre_rope, "Score keys as they were before their rotation by position");
   flag("--value-weighted", scoring.value_weighted, "expected, received: times the value's norm");
@@ -106,8 +127,15 @@ Options MethodFlags::options(const Model* model) const {
   o.score = scoring;
   if (pre_rope && model != nullptr) o.score.rotation = model->rotation();
   o.score.cluster_score = host::parse_cluster_score("--cluster-score", cluster_score);
+  o.score.leverage = host::parse_leverage("--leverage", leverage);
+  o.score.kernel = host::parse_kernel("--kernel", kernel);
+  check_score_options(o.score);
   o.plan.selection = host::parse_selection("--selection", selection);
   o.plan.least_score = choice.least_score, o.plan.share = choice.share;
+  if (eps) {
+    if (!(*eps > 0)) throw BadInput(fmt::format("--eps, got {}, want a share above 0", *eps));
+    o.plan.selection = Selection::kThreshold, o.plan.least_score = *eps;
+  }
   o.plan.sample_weights = choice.sample_weights, o.plan.adaptive = choice.adaptive;
   o.plan.hyper = hyper, o.plan.dense_until = dense_until;
   o.plan.standins = host::parse_standins("--standins", standins);

@@ -22,7 +22,8 @@ struct MethodFlags {
   HyperOptions hyper;
   float standin_share = PlanOptions{}.standin_share;
   std::string standins = "auto", key_score = "leverage", selection = "top",
-              cluster_score = "distance", compute = "auto";
+              cluster_score = "distance", leverage = "ridge", kernel = "features", compute = "auto";
+  std::optional<float> eps;
   /// What the scored keys are chosen by, and how they are scored (only what the flags change).
   PlanOptions choice;
   ScoreOptions scoring;

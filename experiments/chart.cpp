@@ -136,43 +136,62 @@ std::string line_chart(const std::string& title, const std::vector<Panel>& panel
   return out + "</svg>\n";
 }
 
-std::string heat_maps(const std::string& title, const std::vector<HeatMap>& maps) {
-  constexpr double kCellX = 46, kCellY = 22, kNames = 120;
-  double width = 16, height = 0;
-  for (const HeatMap& m : maps) {
-    width += kNames + kCellX * static_cast<double>(m.columns.size()) + 24;
-    height = std::max(height, kCellY * static_cast<double>(m.rows.size()));
-  }
-  std::string out = svg_begin(width, height + 110) + svg_text(16, 26, title, kSvgTitle);
-  double left = 16;
-  for (const HeatMap& m : maps) {
-    const double x0 = left + kNames, y0 = 84;
-    out += svg_text(left, 52, m.title, kSvgHead);
-    for (std::size_t c = 0; c < m.columns.size(); ++c)
-      out += svg_text(x0 + kCellX * (static_cast<double>(c) + 0.5), y0 - 6, m.columns[c],
-                      " font-size=\"11\" fill=\"#667\" text-anchor=\"middle\"");
-    for (std::size_t r = 0; r < m.rows.size(); ++r) {
-      const double y = y0 + kCellY * static_cast<double>(r);
-      out += svg_text(x0 - 6, y + 15, m.rows[r], " font-size=\"11\" text-anchor=\"end\"");
-      for (std::size_t c = 0; c < m.columns.size(); ++c) {
-        const double value = m.values[r][c];
-        if (!std::isfinite(value)) continue;
-        const double share = std::clamp((value - m.least) / (m.most - m.least), 0.0, 1.0);
-        const auto mix = [&](int low, int high) {
-          return low + static_cast<int>(share * (high - low));
-        };
-        const std::string fill =
-            fmt::format("#{:02x}{:02x}{:02x}", mix(246, 24), mix(244, 78), mix(236, 120));
-        const double x = x0 + kCellX * static_cast<double>(c);
-        out += svg_rect(x, y, kCellX - 1, kCellY - 1, fill.c_str());
-        out += svg_text(x + kCellX / 2, y + 15, fmt::format("{:.3g}", value),
-                        share > 0.55 ? " font-size=\"11\" fill=\"#fff\" text-anchor=\"middle\""
-                                     : " font-size=\"11\" text-anchor=\"middle\"");
-      }
+namespace {
+
+constexpr double kCellX = 46, kCellY = 22, kMapTop = 48, kMapGap = 24;
+
+double names_width(const HeatMap& m) {
+  std::size_t longest = 8;
+  for (const std::string& name : m.rows) longest = std::max(longest, name.size());
+  return 6.2 * static_cast<double>(longest) + 8;
+}
+double width_of(const HeatMap& m) {
+  return names_width(m) + kCellX * static_cast<double>(m.columns.size());
+}
+double height_of(const HeatMap& m) { return kMapTop + kCellY * static_cast<double>(m.rows.size()); }
+
+std::string draw_cell(double x, double y, double value, double share) {
+  const auto mix = [&](int low, int high) { return low + static_cast<int>(share * (high - low)); };
+  const std::string fill =
+      fmt::format("#{:02x}{:02x}{:02x}", mix(246, 24), mix(244, 78), mix(236, 120));
+  return svg_rect(x, y, kCellX - 1, kCellY - 1, fill.c_str()) +
+         svg_text(x + kCellX / 2, y + 15, fmt::format("{:.3g}", value),
+                  share > 0.55 ? " font-size=\"11\" fill=\"#fff\" text-anchor=\"middle\""
+                               : " font-size=\"11\" text-anchor=\"middle\"");
+}
+
+std::string draw_map(const HeatMap& m, double left, double top) {
+  const double x0 = left + names_width(m), y0 = top + kMapTop;
+  std::string out = svg_text(left, top + 16, m.title, kSvgHead);
+  for (std::size_t c = 0; c < m.columns.size(); ++c)
+    out += svg_text(x0 + kCellX * (static_cast<double>(c) + 0.5), y0 - 6, m.columns[c],
+                    " font-size=\"11\" fill=\"#667\" text-anchor=\"middle\"");
+  for (std::size_t r = 0; r < m.rows.size(); ++r) {
+    const double y = y0 + kCellY * static_cast<double>(r);
+    out += svg_text(x0 - 6, y + 15, m.rows[r], " font-size=\"11\" text-anchor=\"end\"");
+    for (std::size_t c = 0; c < m.columns.size(); ++c) {
+      const double value = m.values[r][c];
+      if (std::isfinite(value))
+        out += draw_cell(x0 + kCellX * static_cast<double>(c), y, value,
+                         std::clamp((value - m.least) / (m.most - m.least), 0.0, 1.0));
     }
-    left = x0 + kCellX * static_cast<double>(m.columns.size()) + 24;
   }
-  return out + "</svg>\n";
+  return out;
+}
+
+}  // namespace
+
+std::string heat_maps(const std::string& title, const std::vector<HeatMap>& maps) {
+  constexpr double kMostWidth = 1600;
+  double left = 16, top = 36, line = 0, width = 400;
+  std::string body;
+  for (const HeatMap& m : maps) {
+    if (left > 16 && left + width_of(m) > kMostWidth) left = 16, top += line + kMapGap, line = 0;
+    body += draw_map(m, left, top);
+    left += width_of(m) + kMapGap;
+    width = std::max(width, left), line = std::max(line, height_of(m));
+  }
+  return svg_begin(width, top + line + 20) + svg_text(16, 26, title, kSvgTitle) + body + "</svg>\n";
 }
 
 }  // namespace prescore::experiments

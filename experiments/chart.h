@@ -29,7 +29,7 @@ struct HeatMap {
   double least = 0, most = 1;               ///< ends of the colours
 };
 
-/// Heat maps side by side, each cell with its value.
+/// Heat maps side by side, as many to a line as fit, each cell with its value.
 std::string heat_maps(const std::string& title, const std::vector<HeatMap>& maps);
 
 }  // namespace prescore::experiments

@@ -3,14 +3,16 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
 
 #include "chart.h"
 #include "common/names.h"
+#include "coverage_reads.h"
 #include "errors.h"
 #include "experiment.h"
 #include "files.h"
@@ -28,11 +30,15 @@ const std::vector<Candidate>& methods() {
       {"window", "window"},
       {"top-k random", "topk --key-score random"},
       {"top-k norm", "topk --key-score norm"},
+      {"top-k Gaussian norm", "topk --key-score gaussian_norm"},
       {"top-k value norm", "topk --key-score value_norm"},
       {"top-k key difference", "topk --key-score keydiff"},
       {"top-k k-means", "topk --key-score kmeans"},
+      {"top-k k-means relative", "topk --key-score kmeans --cluster-score relative"},
+      {"top-k k-means nearness", "topk --key-score kmeans --cluster-score nearness"},
       {"top-k k-medians", "topk --key-score kmedian"},
       {"top-k kernel k-means", "topk --key-score kernel_kmeans"},
+      {"top-k kernel distance", "topk --key-score kernel_kmeans --kernel distance"},
       {"top-k leverage", "topk --key-score leverage"},
       {"top-k universal set", "topk --key-score universal"},
       {"top-k expected", "topk --key-score expected"},
@@ -51,28 +57,6 @@ const std::vector<Candidate>& methods() {
 
 constexpr double kEps[] = {0.001, 0.01, 0.1};
 
-/// Q, K and V of one layer, owned.
-struct Captured {
-  std::vector<std::byte> q, k, v;
-  Tensor tq, tk, tv;
-  float scale = 1;
-};
-
-Tensor own(const Tensor& t, std::vector<std::byte>& bytes) {
-  const std::int64_t size = size_of(t.dtype), d = t.shape[3];
-  bytes.resize(static_cast<std::size_t>(t.shape[1] * t.shape[2] * d * size));
-  for (std::int64_t h = 0; h < t.shape[1]; ++h)
-    for (std::int64_t i = 0; i < t.shape[2]; ++i)
-      std::memcpy(
-          bytes.data() + (h * t.shape[2] + i) * d * size,
-          static_cast<const std::byte*>(t.data) + (h * t.stride[1] + i * t.stride[2]) * size,
-          static_cast<std::size_t>(d * size));
-  return Tensor::contiguous(bytes.data(), t.dtype, 1, t.shape[1], t.shape[2], d);
-}
-
-/// What each sampled query reads: [head][query] sets of keys.
-using Reads = std::vector<std::vector<std::vector<bool>>>;
-
 struct Coverage {
   Flags flags;
   cli::ModelFlags model;
@@ -81,9 +65,10 @@ struct Coverage {
   std::int64_t ctx = 0, budget = 512, queries = 64;
 
   void run();
+  void prepare();
+  void choose_layers(std::int64_t all);
   std::map<std::int64_t, Captured> capture(const cli::Model& loaded);
   std::vector<std::int32_t> positions() const;
-  Reads reads(const Captured& c, const Candidate& m, Executor& executor) const;
   json layer(const Captured& c, Executor& executor) const;
 };
 
@@ -101,8 +86,7 @@ std::map<std::int64_t, Captured> Coverage::capture(const cli::Model& loaded) {
                                         const Tensor& v, const Visibility&, float scale) {
     const std::int64_t layer = host::layer_of_cache(cache);
     if (std::find(layers.begin(), layers.end(), layer) == layers.end()) return;
-    Captured& c = all[layer];
-    c.tq = own(q, c.q), c.tk = own(k, c.k), c.tv = own(v, c.v), c.scale = scale;
+    all.insert_or_assign(layer, Captured(q, k, v, scale));
   });
   session.read(tokens, 0, ctx);
   return all;
@@ -116,128 +100,77 @@ std::vector<std::int32_t> Coverage::positions() const {
   return out;
 }
 
-// Strict choices, as a token makes them that is generated there.
-Reads Coverage::reads(const Captured& c, const Candidate& m, Executor& executor) const {
-  Options o = options_of(m, budget);
-  o.plan.routing = Routing::kStrict;
-  o.index.sinks = o.plan.sinks;
-  Visibility whole;
-  whole.n_q = whole.n_kv = ctx;
-  KeyScores scores(score_options(o));
-  KeyIndex index(o.index);
-  PlanInputs in{c.tq, c.tk, whole, c.scale};
-  in.workers = executor.width();
-  if (o.plan.method == Method::kTopK || o.plan.method == Method::kPrescoredHyper) {
-    scores.extend({c.tq, c.tk, c.tv, whole, c.scale}, executor);
-    in.scores = scores.levels(), in.score_segment = o.score.segment;
-  } else if (o.plan.method == Method::kRouted) {
-    index.extend(c.tk, c.tv, executor);
-    in.index = &index;
+// Probabilities of a query over keys [0, end).
+std::vector<double> probabilities(const double* q, const reference::Array& k, std::int64_t h,
+                                  std::int64_t end, double scale) {
+  std::vector<double> p(static_cast<std::size_t>(end));
+  double most = -1e300, total = 0;
+  for (std::int64_t j = 0; j < end; ++j) {
+    double dot = 0;
+    for (std::int64_t x = 0; x < k.shape[3]; ++x) dot += q[x] * k.row(0, h, j)[x];
+    p[static_cast<std::size_t>(j)] = scale * dot;
+    most = std::max(most, scale * dot);
   }
-  const std::vector<std::int32_t> at = positions();
-  std::vector<std::byte> picked;
-  const std::int64_t h_q = c.tq.shape[1], n = static_cast<std::int64_t>(at.size()),
-                     d = c.tq.shape[3];
-  const std::int64_t row = d * size_of(c.tq.dtype);
-  picked.resize(static_cast<std::size_t>(h_q * n * row));
-  for (std::int64_t h = 0; h < h_q; ++h)
-    for (std::int64_t i = 0; i < n; ++i)
-      std::memcpy(picked.data() + (h * n + i) * row,
-                  c.q.data() + (h * ctx + at[static_cast<std::size_t>(i)]) * row,
-                  static_cast<std::size_t>(row));
-  in.q = Tensor::contiguous(picked.data(), c.tq.dtype, 1, h_q, n, d);
-  in.visibility.n_q = n, in.visibility.positions = at;
-  const auto planner = make_planner(in, o.plan);
-  AttendInputs attend_in{in.q, c.tk, c.tv, in.visibility, c.scale, in.index, o.compute};
-  const Plan plan = make_plan(attend_in, *planner, executor);
+  for (double& x : p) total += x = std::exp(x - most);
+  for (double& x : p) x /= total;
+  return p;
+}
 
-  Reads out(static_cast<std::size_t>(h_q),
-            std::vector<std::vector<bool>>(static_cast<std::size_t>(n),
-                                           std::vector<bool>(static_cast<std::size_t>(ctx))));
-  const std::int64_t group = h_q / c.tk.shape[1];
-  const auto mark = [&](std::int64_t h, std::int64_t i, const TilePlan& p) {
-    const std::int64_t end = at[static_cast<std::size_t>(i)] + 1;
-    for (const std::int64_t j : reference::reads_of(p, end).keys)
-      out[static_cast<std::size_t>(h)][static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] =
-          true;
-  };
-  for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
-    const Tile& tile = plan.tiles[t];
-    for (std::int64_t i = tile.first; i < tile.last; ++i) {
-      if (tile.lanes != nullptr) {
-        mark(tile.lanes[i].head, tile.lanes[i].query, plan.reads[t]);
-        continue;
-      }
-      for (std::int64_t g = 0; g < (planner->shared_by_group() ? group : 1); ++g)
-        mark(tile.head + g, i, plan.reads[t]);
+/// What one method reads of one head.
+struct Share {
+  double mass = 0, keys = 0;
+  std::array<double, 3> heavy{};
+  void add(const std::vector<double>& p, const std::vector<std::int64_t>& read) {
+    keys += static_cast<double>(read.size());
+    for (const std::int64_t j : read) {
+      const double x = p[static_cast<std::size_t>(j)];
+      mass += x;
+      for (std::size_t e = 0; e < 3; ++e) heavy[e] += x > kEps[e];
     }
   }
-  return out;
-}
+};
 
 // For each method by head: mass and heavy entries covered, keys read; and overlaps of all pairs.
 json Coverage::layer(const Captured& c, Executor& executor) const {
   const reference::Array q = reference::load(c.tq), k = reference::load(c.tk);
   const std::vector<std::int32_t> at = positions();
-  const std::int64_t h_q = q.shape[1], group = h_q / k.shape[1], d = q.shape[3];
+  const std::int64_t h_q = q.shape[1], group = h_q / k.shape[1];
   std::vector<Reads> all;
-  for (const Candidate& m : methods()) all.push_back(reads(c, m, executor));
   json out = json::array();
-  std::vector<std::vector<double>> overlap(all.size(), std::vector<double>(all.size()));
-  for (std::size_t m = 0; m < all.size(); ++m)
-    out.push_back({{"method", methods()[m].name},
+  for (const Candidate& m : methods()) {
+    all.push_back(reads_of(c, options_of(m, budget), at, executor));
+    out.push_back({{"method", m.name},
                    {"mass", json::array()},
                    {"keys", json::array()},
                    {"heavy", json::array()}});
+  }
+  Overlaps overlaps(all.size());
   for (std::int64_t h = 0; h < h_q; ++h) {
-    std::vector<double> mass(all.size()), keys(all.size());
-    std::vector<std::array<double, 3>> found(all.size());
+    std::vector<Share> shares(all.size());
     std::array<double, 3> heavy{};
     for (std::size_t i = 0; i < at.size(); ++i) {
-      const std::int64_t end = at[i] + 1;
-      std::vector<double> p(static_cast<std::size_t>(end));
-      double most = -1e300, total = 0;
-      for (std::int64_t j = 0; j < end; ++j) {
-        double dot = 0;
-        for (std::int64_t x = 0; x < d; ++x)
-          dot += q.row(0, h, at[i])[x] * k.row(0, h / group, j)[x];
-        p[static_cast<std::size_t>(j)] = double{c.scale} * dot;
-        most = std::max(most, p[static_cast<std::size_t>(j)]);
-      }
-      for (double& x : p) total += x = std::exp(x - most);
-      for (double& x : p) x /= total;
+      const std::vector<double> p =
+          probabilities(q.row(0, h, at[i]), k, h / group, at[i] + 1, double{c.scale});
       for (std::size_t e = 0; e < 3; ++e)
-        for (const double x : p) heavy[e] += x > kEps[e];
+        heavy[e] += static_cast<double>(
+            std::count_if(p.begin(), p.end(), [&](double x) { return x > kEps[e]; }));
+      std::vector<const std::vector<std::int64_t>*> reads;
       for (std::size_t m = 0; m < all.size(); ++m) {
-        const std::vector<bool>& read = all[m][static_cast<std::size_t>(h)][i];
-        for (std::size_t j = 0; j < p.size(); ++j) {
-          if (!read[j]) continue;
-          mass[m] += p[j], ++keys[m];
-          for (std::size_t e = 0; e < 3; ++e) found[m][e] += p[j] > kEps[e];
-        }
-        for (std::size_t o = 0; o < m; ++o) {
-          const std::vector<bool>& other = all[o][static_cast<std::size_t>(h)][i];
-          double both = 0, either = 0;
-          for (std::size_t j = 0; j < p.size(); ++j)
-            both += read[j] && other[j], either += read[j] || other[j];
-          overlap[m][o] +=
-              both / either / static_cast<double>(at.size() * static_cast<std::size_t>(h_q));
-        }
+        reads.push_back(&all[m][static_cast<std::size_t>(h)][i]);
+        shares[m].add(p, *reads.back());
       }
+      overlaps.add(reads, at[i] + 1);
     }
     for (std::size_t m = 0; m < all.size(); ++m) {
       const double n = static_cast<double>(at.size());
-      out[m]["mass"].push_back(mass[m] / n), out[m]["keys"].push_back(keys[m] / n);
-      json shares = json::array();
+      out[m]["mass"].push_back(shares[m].mass / n), out[m]["keys"].push_back(shares[m].keys / n);
+      json found = json::array();
       for (std::size_t e = 0; e < 3; ++e)
-        shares.push_back(heavy[e] > 0 ? found[m][e] / heavy[e] : 1.0);
-      out[m]["heavy"].push_back(shares);
+        found.push_back(heavy[e] > 0 ? shares[m].heavy[e] / heavy[e] : 1.0);
+      out[m]["heavy"].push_back(found);
     }
   }
-  for (std::size_t m = 0; m < all.size(); ++m)
-    for (std::size_t o = 0; o < m; ++o) overlap[o][m] = overlap[m][o];
-  for (std::size_t m = 0; m < all.size(); ++m) overlap[m][m] = 1;
-  return {{"methods", out}, {"overlap", overlap}};
+  return {{"methods", out}, {"far_overlap", overlaps.means()}};
 }
 
 double mean_of(const json& list) {
@@ -246,7 +179,60 @@ double mean_of(const json& list) {
   return sum / static_cast<double>(list.size());
 }
 
-void Coverage::run() {
+// One line a method: keys, mass (its mean and its spread over the heads of all layers), heavy
+// entries.
+std::string mass_table(const std::vector<json>& results, HeatMap& map) {
+  std::vector<std::string> header{"method", "keys", "mass", "least head", "median", "most"};
+  for (const double e : kEps) header.push_back(fmt::format("p > {:g}", e));
+  std::vector<std::vector<std::string>> rows;
+  const double n = static_cast<double>(results.size());
+  for (std::size_t m = 0; m < methods().size(); ++m) {
+    double keys = 0;
+    std::vector<double> heads;
+    std::array<double, 3> heavy{};
+    map.rows.push_back(methods()[m].name);
+    map.values.emplace_back();
+    for (const json& r : results) {
+      const json& own = r.at("methods")[m];
+      map.values.back().push_back(mean_of(own.at("mass")));
+      keys += mean_of(own.at("keys")) / n;
+      for (const json& head : own.at("mass")) heads.push_back(head);
+      for (std::size_t e = 0; e < 3; ++e)
+        for (const json& head : own.at("heavy"))
+          heavy[e] += head[e].get<double>() / static_cast<double>(own.at("heavy").size()) / n;
+    }
+    std::sort(heads.begin(), heads.end());
+    rows.push_back({methods()[m].name, fmt::format("{:.0f}", keys)});
+    for (const double x : {mean_of(heads), heads.front(), heads[heads.size() / 2], heads.back(),
+                           heavy[0], heavy[1], heavy[2]})
+      rows.back().push_back(fmt::format("{:.3f}", x));
+  }
+  return markdown(header, rows);
+}
+
+// Overlaps, a mean over layers; columns are numbered in the order of the rows.
+std::string overlap_table(const std::vector<json>& results, HeatMap& map) {
+  std::vector<std::string> header{"method"};
+  std::vector<std::vector<std::string>> rows;
+  for (std::size_t m = 0; m < methods().size(); ++m) {
+    header.push_back(std::to_string(m + 1));
+    map.columns.push_back(header.back());
+    map.rows.push_back(fmt::format("{} {}", m + 1, methods()[m].name));
+    map.values.emplace_back();
+    rows.push_back({map.rows.back()});
+    for (std::size_t o = 0; o < methods().size(); ++o) {
+      double sum = 0, count = 0;
+      for (const json& r : results)
+        if (const json& x = r.at("far_overlap")[m][o]; x.is_number())
+          sum += x.get<double>(), ++count;
+      map.values.back().push_back(sum / count);  // NaN: no cell
+      rows.back().push_back(count > 0 ? fmt::format("{:.2f}", sum / count) : "");
+    }
+  }
+  return markdown(header, rows);
+}
+
+void Coverage::prepare() {
   if (model.model.empty()) throw cli::BadInput("--model is required");
   if (text.empty()) throw cli::BadInput("--text is required");
   if (ctx == 0) ctx = flags.quick ? 2048 : 8192;
@@ -255,11 +241,19 @@ void Coverage::run() {
   host::check_count("queries", queries, 1, ctx / 2);
   model.threads = flags.thread_count();
   model.check();
-  const cli::Model loaded(model);
+}
+
+void Coverage::choose_layers(std::int64_t all) {
   if (layers.empty())
     for (const int part : {0, 1, 2, 3, 4})
-      layers.push_back(std::min<std::int64_t>(loaded.layers() - 1, part * loaded.layers() / 4));
-  for (const std::int64_t l : layers) host::check_count("layer", l, 0, loaded.layers() - 1);
+      layers.push_back(std::min<std::int64_t>(all - 1, part * all / 4));
+  for (const std::int64_t l : layers) host::check_count("layer", l, 0, all - 1);
+}
+
+void Coverage::run() {
+  prepare();
+  const cli::Model loaded(model);
+  choose_layers(loaded.layers());
   json settings = common_settings(flags);
   settings.update({{"experiment", "coverage"},
                    {"model", std::filesystem::path(model.model).filename().string()},
@@ -267,6 +261,7 @@ void Coverage::run() {
                    {"ctx", ctx},
                    {"budget", budget},
                    {"queries", queries}});
+  for (const Candidate& m : methods()) settings["methods"].push_back(m.flags);
   Journal journal(flags.out, "coverage", settings, flags.fresh);
   journal.expect(layers.size());
   std::map<std::int64_t, Captured> inputs;  // read only where a row is missing
@@ -280,46 +275,20 @@ void Coverage::run() {
                                  return layer(inputs.at(l), *executor);
                                })
                           .at("row"));
-
-  std::vector<std::vector<std::string>> rows;
   HeatMap mass{"mass read, by layer", {}, {}, {}, 0, 1},
-      overlap{"overlap (Jaccard)", {}, {}, {}, 0, 1};
+      overlap{"overlap of far keys (Jaccard)", {}, {}, {}, 0, 1};
   for (const std::int64_t l : layers) mass.columns.push_back(std::to_string(l));
-  for (std::size_t m = 0; m < methods().size(); ++m) {
-    double total = 0, keys = 0;
-    std::array<double, 3> heavy{};
-    mass.rows.push_back(methods()[m].name);
-    mass.values.emplace_back();
-    for (const json& r : results) {
-      const json& own = r.at("methods")[m];
-      mass.values.back().push_back(mean_of(own.at("mass")));
-      total += mass.values.back().back(), keys += mean_of(own.at("keys"));
-      for (std::size_t e = 0; e < 3; ++e)
-        for (const json& head : own.at("heavy"))
-          heavy[e] += head[e].get<double>() / static_cast<double>(own.at("heavy").size());
-    }
-    const double n = static_cast<double>(results.size());
-    rows.push_back(
-        {methods()[m].name, fmt::format("{:.0f}", keys / n), fmt::format("{:.3f}", total / n)});
-    for (const double x : heavy) rows.back().push_back(fmt::format("{:.3f}", x / n));
-    overlap.rows.push_back(methods()[m].name);
-    overlap.columns.push_back(std::to_string(m + 1));
-    overlap.values.emplace_back();
-    for (std::size_t o = 0; o < methods().size(); ++o) {
-      double sum = 0;
-      for (const json& r : results) sum += r.at("overlap")[m][o].get<double>();
-      overlap.values.back().push_back(sum / n);
-    }
-  }
-  std::vector<std::string> header{"method", "keys", "mass"};
-  for (const double e : kEps) header.push_back(fmt::format("p > {:g}", e));
-  publish(
-      journal,
-      fmt::format("Share of the attention mass and of its heavy entries that is read, mean over "
-                  "layers and heads, {} tokens, budget {}:\n\n",
-                  ctx, budget) +
-          markdown(header, rows),
-      heat_maps("Coverage of real attention", {mass, overlap}));
+  std::string table = fmt::format(
+      "Share of the attention mass and of its heavy entries that is read, mean over layers and "
+      "heads, {} tokens, budget {}; mass also of the head that has least, in the median, and "
+      "most:\n\n",
+      ctx, budget);
+  table += mass_table(results, mass);
+  table +=
+      "\nOverlap (Jaccard) of the far keys that two methods read, those between the sinks and "
+      "the window of top-k; columns are numbered in the order of the rows:\n\n";
+  table += overlap_table(results, overlap);
+  publish(journal, table, heat_maps("Coverage of real attention", {mass, overlap}));
 }
 
 }  // namespace

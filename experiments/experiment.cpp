@@ -71,12 +71,14 @@ std::string markdown(const std::vector<std::string>& header,
   return out;
 }
 
-void publish(const Journal& journal, const std::string& table, const std::string& svg) {
+void publish(const Journal& journal, const std::string& table, const std::string& svg,
+             const std::vector<std::pair<std::string, std::string>>& more) {
   const std::string base = journal.folder() + "/" + journal.name();
   nlohmann::json document = journal.document();
   cli::write_file(base + ".json", document.dump(1) + "\n");
   cli::write_file(base + ".md", table);
   cli::write_file(base + ".svg", svg);
+  for (const auto& [word, picture] : more) cli::write_file(base + "-" + word + ".svg", picture);
   fmt::print("{}", table);
 }
 

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "journal.h"
@@ -35,8 +36,10 @@ double standins_per_query(const Counters&);
 std::string markdown(const std::vector<std::string>& header,
                      const std::vector<std::vector<std::string>>& rows);
 
-/// Writes NAME.json, NAME.md and NAME.svg beside the journal and prints the table.
-void publish(const Journal&, const std::string& table, const std::string& svg);
+/// Writes NAME.json, NAME.md and NAME.svg beside the journal, and NAME-WORD.svg for each pair of
+/// word and picture in `more`; prints the table.
+void publish(const Journal&, const std::string& table, const std::string& svg,
+             const std::vector<std::pair<std::string, std::string>>& more = {});
 
 /// {"machine", "threads", "version", "quick"}: what every experiment's settings begin with.
 nlohmann::json common_settings(const Flags&);

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <vector>
 
 #include "errors.h"
 #include "files.h"
@@ -14,8 +16,23 @@ namespace prescore::experiments {
 
 using nlohmann::json;
 
-Journal::Journal(const std::string& folder, const std::string& name, json settings, bool fresh)
-    : folder_(folder), name_(name), path_(folder + "/" + name + ".jsonl"),
+std::string running_build() {
+  std::ifstream in("/proc/self/exe", std::ios::binary);
+  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  std::vector<char> block(1 << 20);
+  bool any = false;
+  while (in.read(block.data(), static_cast<std::streamsize>(block.size())), in.gcount() > 0) {
+    any = true;
+    for (std::streamsize i = 0; i < in.gcount(); ++i)
+      hash =
+          (hash ^ static_cast<unsigned char>(block[static_cast<std::size_t>(i)])) * 0x100000001b3u;
+  }
+  return any ? fmt::format("{:016x}", hash) : "unknown";
+}
+
+Journal::Journal(const std::string& folder, const std::string& name, json settings, bool fresh,
+                 std::string build)
+    : folder_(folder), name_(name), path_(folder + "/" + name + ".jsonl"), build_(std::move(build)),
       settings_(std::move(settings)) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -41,10 +58,13 @@ Journal::Journal(const std::string& folder, const std::string& name, json settin
 }
 
 const json& Journal::row(const json& key, const std::function<json()>& compute) {
-  for (const json& row : known_)
-    if (row.at("key") == key) return asked_.emplace_back(row);
+  for (const json& row : known_) {
+    if (row.at("key") != key) continue;
+    tell_other_build(row);
+    return asked_.emplace_back(row);
+  }
   const auto start = std::chrono::steady_clock::now();
-  const json row = {{"key", key}, {"row", compute()}};
+  const json row = {{"key", key}, {"row", compute()}, {"build", build_}};
   const std::string line = row.dump() + "\n";
   std::ofstream out(path_, std::ios::app);
   out << line << std::flush;
@@ -56,6 +76,14 @@ const json& Journal::row(const json& key, const std::function<json()>& compute) 
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
              key.dump());
   return asked_.back();
+}
+
+void Journal::tell_other_build(const json& row) {
+  if (told_ || row.value("build", std::string()) == build_) return;
+  told_ = true;
+  fmt::print(stderr,
+             "{}: {} has rows of another build, which are used again; --fresh begins anew\n", name_,
+             path_);
 }
 
 json Journal::document() const {

@@ -13,44 +13,13 @@
 #include "errors.h"
 #include "experiment.h"
 #include "files.h"
+#include "lm_candidates.h"
 #include "measure.h"
 
 namespace prescore::experiments {
 namespace {
 
 using nlohmann::json;
-
-const std::vector<Candidate>& default_candidates() {
-  static const std::vector<Candidate> all = {
-      {"window", "window"},
-      {"top-k random", "topk --key-score random"},
-      {"top-k norm", "topk --key-score norm"},
-      {"top-k Gaussian norm", "topk --key-score gaussian_norm"},
-      {"top-k value norm", "topk --key-score value_norm"},
-      {"top-k key difference", "topk --key-score keydiff"},
-      {"top-k k-means", "topk --key-score kmeans"},
-      {"top-k k-means relative", "topk --key-score kmeans --cluster-score relative"},
-      {"top-k k-means, pre-RoPE", "topk --key-score kmeans --pre-rope"},
-      {"top-k k-medians", "topk --key-score kmedian"},
-      {"top-k kernel k-means", "topk --key-score kernel_kmeans"},
-      {"top-k leverage", "topk --key-score leverage"},
-      {"top-k leverage, pre-RoPE", "topk --key-score leverage --pre-rope"},
-      {"top-k universal set", "topk --key-score universal"},
-      {"top-k expected", "topk --key-score expected"},
-      {"top-k received", "topk --key-score received"},
-      {"half window, received",
-       "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
-       "--query-stride 2 --half-window"},
-      {"top-k oracle", "topk --key-score oracle"},
-      {"HyperAttention", "hyper"},
-      {"prescored Hyper, leverage", "prescored_hyper --key-score leverage"},
-      {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans"},
-      {"routed", "routed"},
-      {"routed, exact to 4,096", "routed --dense-until 4096"},
-      {"HyperAttention, exact to 4,096", "hyper --dense-until 4096"},
-  };
-  return all;
-}
 
 struct Lm {
   Flags flags;
@@ -59,10 +28,12 @@ struct Lm {
   std::vector<std::int64_t> budgets;
   std::int64_t ctx = 0, chunks = 1;
   std::string score = "tail", name = "lm";
+  bool ablation = false;
 
   void run();
   void prepare();
   std::vector<Candidate> candidates() const;
+  std::vector<std::int64_t> budgets_of(const Candidate&) const;
 };
 
 std::pair<std::string, std::string> named(const std::string& text, const char* what) {
@@ -70,35 +41,6 @@ std::pair<std::string, std::string> named(const std::string& text, const char* w
   if (at == std::string::npos || at == 0)
     throw cli::BadInput(fmt::format("{}, got \"{}\", want NAME=...", what, text));
   return {text.substr(0, at), text.substr(at + 1)};
-}
-
-/// Takes a word out of the flags.
-bool take(Candidate& c, const std::string& word) {
-  const std::size_t at = c.flags.find(word);
-  if (at == std::string::npos) return false;
-  c.flags.erase(at, word.size());
-  return true;
-}
-
-// Windows of a candidate that depend on the budget.
-Candidate sized(Candidate c, std::int64_t budget) {
-  if (take(c, "--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
-  if (take(c, "--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
-  if (take(c, "--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
-  return c;
-}
-
-// Options of a candidate, which may ask for flaws of the published code.
-Options ablated(Candidate c, std::int64_t budget, const cli::Model* model) {
-  PublishedFlaws flaws;
-  const std::pair<const char*, bool*> words[] = {{"--flaw-zeroed", &flaws.zeroed},
-                                                 {"--flaw-repeats", &flaws.repeats},
-                                                 {"--flaw-padding", &flaws.padding},
-                                                 {"--flaw-flattened", &flaws.flattened}};
-  for (const auto& [word, on] : words) *on = take(c, word);
-  Options o = options_of(c, budget, model);
-  o.plan.flaws = flaws;
-  return o;
 }
 
 void Lm::prepare() {
@@ -119,12 +61,13 @@ std::vector<Candidate> Lm::candidates() const {
     all.push_back({label, rest});
   }
   if (!all.empty()) return all;
-  if (!flags.quick) return default_candidates();
-  for (const Candidate& c : default_candidates())
-    if (c.name == "window" || c.name == "top-k leverage" || c.name == "top-k received" ||
-        c.name == "HyperAttention" || c.name == "prescored Hyper, leverage" || c.name == "routed")
-      all.push_back(c);
-  return all;
+  return ablation ? lm_ablation() : lm_candidates(flags.quick);
+}
+
+// Dense reads everything at any budget; its plain form stands before the candidates anyway.
+std::vector<std::int64_t> Lm::budgets_of(const Candidate& c) const {
+  if (c.flags == "dense") return {};
+  return c.flags.rfind("dense ", 0) == 0 ? std::vector<std::int64_t>{0} : budgets;
 }
 
 json to_row(const cli::Row& row) {
@@ -138,10 +81,11 @@ json to_row(const cli::Row& row) {
           {"prefill_s", row.prefill_s},
           {"attention_s", row.attention_s},
           {"select_s", row.index_s + row.plan_s},
+          {"why", row.why},
           {"isa", row.isa}};
 }
 
-/// One line of the table: a method on a text, with some layers replaced.
+/// One line of the table: a method on a text, with some layers replaced. Budget 0: none.
 struct Line {
   std::string text, layers, method;
   std::int64_t budget;
@@ -173,9 +117,9 @@ std::string table_of(const std::vector<Line>& lines) {
     const double ppl = l.row.at("ppl"), window = window_at(lines, l);
     double dense = ppl;
     for (const Line& d : lines)
-      if (d.text == l.text && d.layers == "all" && d.method == "dense") dense = d.row.at("ppl");
+      if (d.text == l.text && d.layers == l.layers && d.method == "dense") dense = d.row.at("ppl");
     rows.push_back(
-        {l.text, l.layers, l.method, l.method == "dense" ? "" : std::to_string(l.budget),
+        {l.text, l.layers, l.method, l.budget == 0 ? "" : std::to_string(l.budget),
          fmt::format("{:.0f}", l.row.at("keys").get<double>()),
          fmt::format("{:.0f}", l.row.at("standins").get<double>()), fmt::format("{:.4f}", ppl),
          fmt::format("{:+.2f} %", 100 * (ppl / dense - 1)),
@@ -221,7 +165,9 @@ void Lm::run() {
                    {"chunks", chunks},
                    {"score", score}});
   Journal journal(flags.out, name, settings, flags.fresh);
-  journal.expect(texts.size() * (1 + layers.size() * all.size() * budgets.size()));
+  std::size_t rows = 1;
+  for (const Candidate& c : all) rows += budgets_of(c).size();
+  journal.expect(texts.size() * layers.size() * rows);
   const cli::Protocol protocol{score, ctx, chunks, 256, model.thread_count()};
   cli::Session session(loaded, model, ctx, protocol.batch(), protocol.outputs(256));
   std::vector<Line> lines;
@@ -237,17 +183,18 @@ void Lm::run() {
       const json key = {
           {"text", text_name}, {"layers", set}, {"flags", exact.flags}, {"budget", budget}};
       const json& row = journal.row(key, [&] {
-        cli::Setting setting{"", ablated(exact, budget, &loaded),
+        cli::Setting setting{"", ablated(exact, std::max<std::int64_t>(1, budget), &loaded),
                              host::parse_layers("--layers", set, loaded.layers())};
         setting.method = host::name_of(setting.options.plan.method);
         return to_row(cli::Measurement(protocol, setting, loaded, session, tokens).run());
       });
       lines.push_back({text_name, set, c.name, budget, row.at("row")});
     };
-    measure({"dense", "dense"}, "all", budgets.back());
-    for (const std::string& set : layers)
+    for (const std::string& set : layers) {
+      measure({"dense", "dense"}, set, 0);
       for (const Candidate& c : all)
-        for (const std::int64_t budget : budgets) measure(c, set, budget);
+        for (const std::int64_t budget : budgets_of(c)) measure(c, set, budget);
+    }
   }
   publish(journal, table_of(lines), picture_of(*this, lines));
 }
@@ -271,7 +218,10 @@ void add_lm(CLI::App& experiment) {
   sub->add_option("--method", args->methods,
                   "NAME=METHOD FLAGS instead of the whole list, several times; flags as for ppl, "
                   "and --half-window for half of the budget, --flaw-zeroed, --flaw-repeats, "
-                  "--flaw-padding, --flaw-flattened for those of the published code");
+                  "--flaw-padding, --flaw-flattened, --flaw-distance-seeds for those of the "
+                  "published code");
+  sub->add_flag("--ablation", args->ablation,
+                "Instead of the whole list prescored HyperAttention with these flaws one by one");
   sub->add_option("--score", args->score, "tail or half, see ppl")->capture_default_str();
   sub->add_option("--name", args->name, "Name of the files")->capture_default_str();
   sub->callback([args] { args->run(); });

@@ -1,120 +1,131 @@
-// The planted-subspace model of 2505.11040: a few heavy keys along their own directions, the rest
-// noise. Does a score find the heavy keys, and what does attention lose that reads only the best?
+// Does a score find planted heavy keys, and what does attention lose that reads only the best?
+// Each property of the model varies alone, from one base.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cmath>
-#include <map>
 #include <memory>
-#include <numeric>
-#include <random>
-#include <set>
 
 #include "chart.h"
 #include "common/names.h"
 #include "experiment.h"
-#include "prescore/attention.h"
+#include "planted_model.h"
 
 namespace prescore::experiments {
 namespace {
 
 using nlohmann::json;
 
-/// Keys of one head: `copies` heavy keys along each of `directions` orthogonal axes, at distance
-/// `strength` from the origin, among noise of norm `noise` and a mean common to all keys.
-struct Model {
-  std::int64_t n = 4096, d = 64, directions = 8, copies = 1;
-  double strength = 8, noise = 1, mean = 0;
+/// A point of a sweep: a model, and the clusters of the k-means family for head size d.
+struct Point {
+  std::string label;
+  PlantedModel model;
+  std::int64_t clusters = 0;  ///< 0: d + 1
+};
+struct Sweep {
+  std::string title;
+  std::vector<Point> points;
+  bool clusters_only = false;  ///< other scores do not depend on it
 };
 
-struct Case {
-  const char* name;
-  const char* what;
-  Model model;
-};
-
-// The claim is that k-means with d + 1 clusters isolates the heavy keys: it needs noise that forms
-// few tight clusters and heavy keys that are few and far from it.
-const Case kCases[] = {
-    {"claim", "heavy keys far from tight noise", {4096, 64, 8, 1, 8, 1, 0}},
-    {"copies", "8 copies of each heavy key: clusters of their own", {4096, 64, 8, 8, 8, 1, 0}},
-    {"many", "32 copies each", {4096, 64, 8, 32, 8, 1, 0}},
-    {"weak", "heavy keys as long as the noise", {4096, 64, 8, 1, 4, 4, 0}},
-    {"loud", "noise longer than the heavy keys", {4096, 64, 8, 1, 4, 8, 0}},
-    {"mean", "a mean common to all keys, as behind RoPE", {4096, 64, 8, 1, 8, 1, 20}},
-    {"wide", "d = 128", {4096, 128, 8, 1, 8, 1, 0}},
-};
-
-struct Planted {
-  std::vector<float> q, k, v;
-  std::set<std::int64_t> heavy;
-};
-
-// Noise is spread over all dimensions with norm about model.noise; each query points at one heavy
-// direction. Every heavy key sits at a random place.
-Planted plant(const Model& m, std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<double> normal;
-  Planted p;
-  const auto size = static_cast<std::size_t>(m.n * m.d);
-  p.k.resize(size), p.v.resize(size);
-  const double deviation = m.noise / std::sqrt(static_cast<double>(m.d));
-  for (float& x : p.k) x = static_cast<float>(deviation * normal(random));
-  for (float& x : p.v) x = static_cast<float>(normal(random));
-  std::vector<std::int64_t> places(static_cast<std::size_t>(m.n));
-  std::iota(places.begin(), places.end(), std::int64_t{0});
-  std::shuffle(places.begin(), places.end(), random);
-  for (std::int64_t i = 0; i < m.directions * m.copies; ++i) {
-    const std::int64_t at = places[static_cast<std::size_t>(i)];
-    p.heavy.insert(at);
-    for (std::int64_t c = 0; c < m.d; ++c) {
-      float& x = p.k[static_cast<std::size_t>(at * m.d + c)];
-      x = static_cast<float>(0.05 * m.strength * normal(random) /
-                             std::sqrt(static_cast<double>(m.d)));
-      if (c == i % m.directions) x += static_cast<float>(m.strength);
+std::vector<Sweep> sweeps(bool quick) {
+  PlantedModel base;
+  if (quick) base.n = 512;
+  const std::size_t step = quick ? 2 : 1;
+  const auto sweep = [&](const char* title, auto PlantedModel::*member,
+                         const std::vector<double>& values) {
+    Sweep s{title, {}};
+    for (std::size_t i = 0; i < values.size(); i += step) {
+      s.points.push_back({fmt::format("{:g}", values[i]), base});
+      using T = std::remove_reference_t<decltype(base.*member)>;
+      s.points.back().model.*member = static_cast<T>(values[i]);
     }
-  }
-  for (std::int64_t i = 0; i < m.n; ++i)
-    p.k[static_cast<std::size_t>(i * m.d + m.d - 1)] += static_cast<float>(m.mean);
-  const std::int64_t n_q = 128;
-  p.q.resize(static_cast<std::size_t>(n_q * m.d));
-  for (std::int64_t i = 0; i < n_q; ++i)
-    for (std::int64_t c = 0; c < m.d; ++c)
-      p.q[static_cast<std::size_t>(i * m.d + c)] =
-          static_cast<float>(0.3 * normal(random) + (c == i % m.directions ? 8 : 0));
-  return p;
-}
-
-const std::vector<Candidate>& scorers() {
-  static const std::vector<Candidate> all = {
-      {"random", "--key-score random"},
-      {"norm", "--key-score norm"},
-      {"Gaussian norm", "--key-score gaussian_norm"},
-      {"key difference", "--key-score keydiff"},
-      {"k-means", "--key-score kmeans"},
-      {"k-means relative", "--key-score kmeans --cluster-score relative"},
-      {"k-means nearness", "--key-score kmeans --cluster-score nearness"},
-      {"k-means, d/4 clusters", "--key-score kmeans --clusters 16"},
-      {"k-means, 4d clusters", "--key-score kmeans --clusters 256"},
-      {"k-medians", "--key-score kmedian"},
-      {"kernel k-means", "--key-score kernel_kmeans"},
-      {"leverage", "--key-score leverage"},
-      {"leverage, centred", "--key-score leverage --centred-keys"},
-      {"universal set", "--key-score universal"},
+    return s;
   };
+  std::vector<Sweep> all{
+      sweep("norm of the noise", &PlantedModel::noise, {0.5, 1, 2, 4, 8, 16}),
+      sweep("norm of the heavy keys", &PlantedModel::strength, {0.5, 1, 2, 4, 8, 16}),
+      sweep("dimension d", &PlantedModel::d, {16, 32, 64, 128, 256}),
+      {"clusters", {}, true},
+      sweep("heavy directions", &PlantedModel::directions, {2, 4, 8, 16, 32, 64}),
+      sweep("copies of each heavy key", &PlantedModel::copies, {1, 2, 4, 8, 32}),
+      sweep("common mean of all keys", &PlantedModel::mean, {0, 5, 20}),
+  };
+  const std::pair<const char*, std::int64_t> numbers[] = {{"d/4", base.d / 4},
+                                                          {"d/2", base.d / 2},
+                                                          {"d + 1", base.d + 1},
+                                                          {"2d", 2 * base.d},
+                                                          {"4d", 4 * base.d}};
+  for (std::size_t i = 0; i < std::size(numbers); i += step)
+    all[3].points.push_back({numbers[i].first, base, numbers[i].second});
   return all;
 }
+
+struct Scorer {
+  const char* name;
+  const char* flags;
+  bool clusters = false;  ///< a k-means of some kind
+  double times_d = 0;     ///< clusters over d, where it has its own number of them
+  bool isolates = false;  ///< not a score: whether k-means isolates the heavy keys
+};
+
+constexpr Scorer kScorers[] = {
+    {"isolated by k-means", "--key-score kmeans", true, 0, true},
+    {"random", "--key-score random"},
+    {"norm", "--key-score norm"},
+    {"Gaussian norm", "--key-score gaussian_norm"},
+    {"value norm", "--key-score value_norm"},
+    {"key difference", "--key-score keydiff"},
+    {"k-means", "--key-score kmeans", true},
+    {"k-means relative", "--key-score kmeans --cluster-score relative", true},
+    {"k-means nearness", "--key-score kmeans --cluster-score nearness", true},
+    {"k-means, d/4 clusters", "--key-score kmeans", true, 0.25},
+    {"k-means, 4d clusters", "--key-score kmeans", true, 4},
+    {"k-medians", "--key-score kmedian", true},
+    {"k-medians nearness", "--key-score kmedian --cluster-score nearness", true},
+    {"kernel k-means", "--key-score kernel_kmeans", true},
+    {"kernel distance", "--key-score kernel_kmeans --kernel distance", true},
+    {"leverage, ridge", "--key-score leverage"},
+    {"leverage, exact", "--key-score leverage --leverage exact"},
+    {"leverage, sketched", "--key-score leverage --leverage sketched"},
+    {"leverage, centred", "--key-score leverage --centred-keys"},
+    {"universal set", "--key-score universal"},
+    {"expected", "--key-score expected"},
+    {"received", "--key-score received"},
+    {"oracle", "--key-score oracle"},
+};
 
 const std::vector<Candidate>& methods() {
   static const std::vector<Candidate> all = {
       {"window", "window"},
       {"top-k k-means", "topk --key-score kmeans"},
+      {"top-k k-means nearness", "topk --key-score kmeans --cluster-score nearness"},
       {"top-k leverage", "topk --key-score leverage"},
-      {"HyperAttention", "hyper"},
-      {"prescored Hyper", "prescored_hyper --key-score leverage"},
+      {"top-k received", "topk --key-score received"},
+      {"top-k oracle", "topk --key-score oracle"},
+      {"HyperAttention", "hyper --hyper-selected 1024"},
+      {"prescored Hyper", "prescored_hyper --key-score leverage --hyper-selected 1024"},
       {"routed", "routed"},
   };
+  return all;
+}
+
+// Where attention is compared: the base and what changes it most.
+std::vector<Point> cases(bool quick) {
+  PlantedModel base;
+  if (quick) base.n = 512;
+  std::vector<Point> all;
+  const auto add = [&](const char* label, auto&& change) {
+    all.push_back({label, base});
+    change(all.back().model);
+  };
+  add("base", [](PlantedModel&) {});
+  add("noise 8", [](PlantedModel& m) { m.noise = 8; });
+  add("d = 128", [](PlantedModel& m) { m.d = 128; });
+  add("64 directions", [](PlantedModel& m) { m.directions = 64; });
+  add("8 copies", [](PlantedModel& m) { m.copies = 8; });
+  add("mean 20", [](PlantedModel& m) { m.mean = 20; });
+  if (quick) all.resize(2);
   return all;
 }
 
@@ -130,126 +141,128 @@ struct Mean {
 
 struct Run {
   Flags flags;
-  std::int64_t seeds = 5;
+  std::int64_t draws = 0;
 
   void run();
-  json recovery(const Case& c, const Candidate& scorer) const;
-  json error(const Case& c, const Candidate& method, std::int64_t budget) const;
+  json recovered(const Point&, const Scorer&, std::int64_t clusters) const;
+  json error(const Point&, const Candidate&, std::int64_t budget) const;
+  std::string recovery_tables(Journal&, std::vector<HeatMap>&) const;
+  std::string error_table(Journal&, std::vector<Panel>&) const;
+  std::vector<std::int64_t> budgets() const {
+    return flags.quick ? std::vector<std::int64_t>{64, 256}
+                       : std::vector<std::int64_t>{32, 64, 128, 256, 512, 1024};
+  }
 };
 
-// Share of the heavy keys among the best |heavy| and the best 2 |heavy|.
-json Run::recovery(const Case& c, const Candidate& scorer) const {
+json Run::recovered(const Point& point, const Scorer& scorer, std::int64_t clusters) const {
   const auto executor = make_executor(flags.thread_count());
-  const Options o = options_of({scorer.name, "topk " + scorer.flags}, 512);
-  Mean once, twice;
-  for (std::int64_t seed = 0; seed < (flags.quick ? 2 : seeds); ++seed) {
-    const Planted p = plant(c.model, static_cast<std::uint64_t>(seed));
-    ScoreOptions options = score_options(o);
-    options.seed = static_cast<std::uint64_t>(seed);
-    std::vector<float> score(static_cast<std::size_t>(c.model.n));
-    score_keys(Tensor::contiguous(p.k.data(), DType::kF32, 1, 1, c.model.n, c.model.d), c.model.n,
-               options, score.data(), *executor);
-    std::vector<std::int64_t> order(score.size());
-    std::iota(order.begin(), order.end(), std::int64_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-      return score[static_cast<std::size_t>(a)] > score[static_cast<std::size_t>(b)];
-    });
-    double found = 0;
-    for (std::size_t i = 0; i < 2 * p.heavy.size(); ++i) {
-      found += p.heavy.contains(order[i]);
-      if (i + 1 == p.heavy.size()) once.add(found / static_cast<double>(p.heavy.size()));
-    }
-    twice.add(found / static_cast<double>(p.heavy.size()));
+  ScoreOptions o = score_options(options_of({"", std::string("topk ") + scorer.flags}, 512));
+  o.clusters = clusters;
+  Mean recall;
+  for (std::int64_t draw = 0; draw < draws; ++draw) {
+    o.seed = static_cast<std::uint64_t>(draw);
+    const Planted p(point.model, o.seed);
+    recall.add(scorer.isolates ? isolated(p, o, *executor) : recovery(p, o, *executor));
   }
-  return {{"recall", once.mean()}, {"error", once.error()}, {"recall_2", twice.mean()}};
+  return {{"recall", recall.mean()}, {"error", recall.error()}};
 }
 
-// Relative error of the output, not causal, nothing read for its place but by the window.
-json Run::error(const Case& c, const Candidate& method, std::int64_t budget) const {
+json Run::error(const Point& point, const Candidate& method, std::int64_t budget) const {
   const auto executor = make_executor(flags.thread_count());
+  Options o = options_of({"", method.flags + " --sinks 0 --window 1"}, budget);
   Mean error, keys;
-  for (std::int64_t seed = 0; seed < (flags.quick ? 1 : 3); ++seed) {
-    const Planted p = plant(c.model, static_cast<std::uint64_t>(seed));
-    const auto tensor = [&](const std::vector<float>& x) {
-      return Tensor::contiguous(x.data(), DType::kF32, 1, 1,
-                                static_cast<std::int64_t>(x.size()) / c.model.d, c.model.d);
-    };
-    const auto attend = [&](Options o, std::vector<float>& out) {
-      o.causal = false;
-      o.plan.seed = static_cast<std::uint64_t>(seed);
-      out.resize(p.q.size());
-      State state{MutTensor::contiguous(out.data(), DType::kF32, 1, 1, 128, c.model.d), nullptr};
-      return attention(tensor(p.q), tensor(p.k), tensor(p.v), state, o, *executor).counters;
-    };
-    std::vector<float> want, got;
-    attend(options_of({"", "dense"}, budget), want);
-    std::string text = method.flags + " --sinks 0 --window 1";
-    if (method.flags.find("hyper") != std::string::npos) text += " --hyper-selected 1024";
-    keys.add(keys_per_query(attend(options_of({"", text}, budget), got)));
-    double difference = 0, whole = 0;
-    for (std::size_t i = 0; i < want.size(); ++i) {
-      difference += std::pow(double{got[i]} - double{want[i]}, 2);
-      whole += double{want[i]} * double{want[i]};
-    }
-    error.add(std::sqrt(difference / whole));
+  for (std::int64_t draw = 0; draw < draws; ++draw) {
+    o.plan.seed = static_cast<std::uint64_t>(draw);
+    const AttentionError e = attention_error(Planted(point.model, o.plan.seed), o, *executor);
+    error.add(e.error), keys.add(e.keys);
   }
   return {{"error", error.mean()}, {"spread", error.error()}, {"keys", keys.mean()}};
 }
 
-void Run::run() {
-  json settings = common_settings(flags);
-  settings.update({{"experiment", "planted"}, {"seeds", seeds}});
-  Journal journal(flags.out, "planted", settings, flags.fresh);
-  const std::vector<std::int64_t> budgets =
-      flags.quick ? std::vector<std::int64_t>{64, 256}
-                  : std::vector<std::int64_t>{32, 64, 128, 256, 512, 1024};
-  journal.expect(std::size(kCases) * (scorers().size() + methods().size() * budgets.size()));
-
-  std::vector<std::string> header{"scorer"};
-  std::vector<std::vector<std::string>> rows;
-  for (const Case& c : kCases) header.push_back(c.name);
-  for (const Candidate& s : scorers()) {
-    rows.push_back({s.name});
-    for (const Case& c : kCases) {
-      const json row =
-          journal.row({{"case", c.name}, {"scorer", s.flags}}, [&] { return recovery(c, s); })
-              .at("row");
-      rows.back().push_back(fmt::format("{:.2f} ±{:.2f}", row.at("recall").get<double>(),
-                                        row.at("error").get<double>()));
+std::string Run::recovery_tables(Journal& journal, std::vector<HeatMap>& maps) const {
+  std::string text = fmt::format(
+      "Share of the heavy keys among as many best-scored keys, mean of {} draws and its standard "
+      "error. The first row is not a score: it is the share of the heavy keys whose cluster holds "
+      "no noise.\n",
+      draws);
+  for (const Sweep& s : sweeps(flags.quick)) {
+    std::vector<std::string> header{s.title};
+    std::vector<std::vector<std::string>> rows;
+    HeatMap map{s.title, {}, {}, {}, 0, 1};
+    for (const Point& p : s.points) header.push_back(p.label), map.columns.push_back(p.label);
+    for (const Scorer& scorer : kScorers) {
+      if (s.clusters_only && (!scorer.clusters || scorer.times_d > 0)) continue;
+      rows.push_back({scorer.name});
+      map.rows.emplace_back(scorer.name);
+      map.values.emplace_back();
+      for (const Point& p : s.points) {
+        const std::int64_t clusters =
+            scorer.times_d > 0
+                ? static_cast<std::int64_t>(scorer.times_d * static_cast<double>(p.model.d))
+                : p.clusters;
+        const json key = {{"model", p.model.to_json()},
+                          {"scorer", scorer.isolates ? "isolated" : scorer.flags},
+                          {"clusters", clusters == p.model.d + 1 ? 0 : clusters}};
+        const json row = journal.row(key, [&] { return recovered(p, scorer, clusters); }).at("row");
+        const double recall = row.at("recall");
+        map.values.back().push_back(recall);
+        rows.back().push_back(fmt::format("{:.2f} ±{:.2f}", recall, row.at("error").get<double>()));
+      }
     }
+    text += "\n" + markdown(header, rows);
+    maps.push_back(std::move(map));
   }
-  std::string table =
-      "Share of the heavy keys among as many best-scored keys:\n\n" + markdown(header, rows) + "\n";
-  for (const Case& c : kCases)
-    table += fmt::format(
-        "- `{}`: {} (n {}, d {}, {} directions x {} keys, strength {}, noise {}, "
-        "mean {})\n",
-        c.name, c.what, c.model.n, c.model.d, c.model.directions, c.model.copies, c.model.strength,
-        c.model.noise, c.model.mean);
+  return text;
+}
 
-  header = {"case", "method"};
-  for (const std::int64_t b : budgets) header.push_back(std::to_string(b));
-  rows.clear();
-  std::vector<Panel> panels;
-  for (const Case& c : kCases) {
-    panels.push_back({c.what, "keys read per query", "relative error", {}, true, false});
+std::string Run::error_table(Journal& journal, std::vector<Panel>& panels) const {
+  std::vector<std::string> header{"case", "method"};
+  for (const std::int64_t b : budgets()) header.push_back(std::to_string(b));
+  std::vector<std::vector<std::string>> rows;
+  for (const Point& c : cases(flags.quick)) {
+    panels.push_back({c.label, "keys read per query", "relative error", {}, true, false});
     for (const Candidate& m : methods()) {
-      rows.push_back({c.name, m.name});
+      rows.push_back({c.label, m.name});
       panels.back().series.push_back({m.name, {}, m.name == "window"});
-      for (const std::int64_t b : budgets) {
-        const json row = journal
-                             .row({{"case", c.name}, {"method", m.flags}, {"budget", b}},
-                                  [&] { return error(c, m, b); })
-                             .at("row");
+      for (const std::int64_t b : budgets()) {
+        const json key = {{"model", c.model.to_json()}, {"method", m.flags}, {"budget", b}};
+        const json row = journal.row(key, [&] { return error(c, m, b); }).at("row");
         rows.back().push_back(fmt::format("{:.3f}", row.at("error").get<double>()));
         panels.back().series.back().points.emplace_back(row.at("keys"), row.at("error"));
       }
     }
   }
-  table += "\nRelative error of the output against budget (keys read by each query):\n\n" +
-           markdown(header, rows);
-  publish(journal, table,
-          line_chart("Planted subspaces: error of attention against keys read", panels));
+  return fmt::format(
+             "\nRelative error of the output against budget (keys read by each query), mean of {} "
+             "draws:\n\n",
+             draws) +
+         markdown(header, rows);
+}
+
+void Run::run() {
+  if (draws == 0) draws = flags.quick ? 2 : 5;
+  host::check_count("draws", draws, 1, 1000);
+  json settings = common_settings(flags);
+  settings.update({{"experiment", "planted"}, {"draws", draws}});
+  Journal journal(flags.out, "planted", settings, flags.fresh);
+  std::size_t expected = cases(flags.quick).size() * methods().size() * budgets().size();
+  for (const Sweep& s : sweeps(flags.quick))
+    for (const Scorer& scorer : kScorers)
+      if (!s.clusters_only || (scorer.clusters && scorer.times_d == 0)) expected += s.points.size();
+  journal.expect(expected);
+  const PlantedModel base = cases(flags.quick)[0].model;
+  std::string table = fmt::format(
+      "Where nothing else is said: n {}, d {}, {} heavy directions of {} key, norm of the heavy "
+      "keys {:g}, of the noise {:g}, no common mean, d + 1 clusters.\n\n",
+      base.n, base.d, base.directions, base.copies, base.strength, base.noise);
+  std::vector<HeatMap> maps;
+  std::vector<Panel> panels;
+  table += recovery_tables(journal, maps);
+  table += error_table(journal, panels);
+  publish(
+      journal, table,
+      heat_maps("Planted subspaces: share of the heavy keys that a score finds", maps),
+      {{"error", line_chart("Planted subspaces: error of attention against keys read", panels)}});
 }
 
 }  // namespace
@@ -259,7 +272,7 @@ void add_planted(CLI::App& experiment) {
   CLI::App* sub = experiment.add_subcommand(
       "planted", "Heavy keys along a few directions: which score finds them");
   args->flags.add_to(*sub);
-  sub->add_option("--seeds", args->seeds, "Draws of the model")->capture_default_str();
+  sub->add_option("--draws", args->draws, "Draws of the model (default: 5, quick 2)");
   sub->callback([args] { args->run(); });
 }
 

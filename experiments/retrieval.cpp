@@ -2,10 +2,8 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <filesystem>
-#include <limits>
-#include <map>
+#include <functional>
 #include <memory>
 
 #include "chart.h"
@@ -27,6 +25,7 @@ const std::vector<Candidate>& methods() {
       {"top-k leverage", "topk --key-score leverage"},
       {"top-k received", "topk --key-score received"},
       {"HyperAttention", "hyper"},
+      {"prescored Hyper", "prescored_hyper --key-score leverage"},
       {"routed", "routed"},
   };
   return all;
@@ -39,6 +38,14 @@ struct Retrieval {
   std::int64_t ctx = 0, samples = 0;
 
   void run();
+  void prepare();
+  /// Where the needles of a kind lie; those that are spread have one place.
+  std::vector<double> depths_of(Needle kind) const;
+  /// Budgets of a method; dense has one, everything.
+  std::vector<std::int64_t> sizes_of(const Candidate& m) const {
+    return m.flags == "dense" ? std::vector<std::int64_t>{ctx} : budgets;
+  }
+  std::vector<HeatMap> empty_maps() const;
 };
 
 /// A task as tokens: the context up to `question` is read as a prompt, the rest choosing strictly.
@@ -109,7 +116,7 @@ Outcome ask(const cli::Model& model, cli::Session& session, const Prompt& p, Opt
   return out;
 }
 
-void Retrieval::run() {
+void Retrieval::prepare() {
   if (model.model.empty()) throw cli::BadInput("--model is required");
   if (ctx == 0) ctx = flags.quick ? 1024 : 4096;
   if (samples == 0) samples = flags.quick ? 1 : 3;
@@ -119,8 +126,58 @@ void Retrieval::run() {
   host::check_count("ctx", ctx, 256, 1 << 20);
   model.threads = flags.thread_count();
   model.check();
-  const std::vector<double> depths = flags.quick ? std::vector<double>{0.1, 0.5, 0.9}
-                                                 : std::vector<double>{0.05, 0.25, 0.5, 0.75, 0.95};
+}
+
+std::vector<double> Retrieval::depths_of(Needle kind) const {
+  if (kind != Needle::kSingle && kind != Needle::kMultiKey) return {0};
+  return flags.quick ? std::vector<double>{0.1, 0.5, 0.9}
+                     : std::vector<double>{0.05, 0.25, 0.5, 0.75, 0.95};
+}
+
+// One a kind of task: methods and budgets down, depths across.
+std::vector<HeatMap> Retrieval::empty_maps() const {
+  std::vector<HeatMap> maps;
+  for (const Needle kind : kNeedles) {
+    HeatMap map{name_of(kind), {}, {}, {}, 0, 1};
+    const std::vector<double> depths = depths_of(kind);
+    for (const double depth : depths)
+      map.columns.push_back(depths.size() == 1 ? "spread" : fmt::format("{:.0f} %", 100 * depth));
+    for (const Candidate& m : methods())
+      for (const std::int64_t size : sizes_of(m))
+        map.rows.push_back(m.flags == "dense" ? m.name : fmt::format("{}, {}", m.name, size));
+    maps.push_back(std::move(map));
+  }
+  return maps;
+}
+
+/// What a method did at one budget, over all tasks.
+struct Sums {
+  double keys = 0, forced = 0, count = 0;
+};
+
+// Share of the answers that are given to tasks of one kind at one depth.
+double found_at(Journal& journal, std::int64_t samples, json key, Sums& sums,
+                const std::function<Outcome(std::uint64_t)>& run) {
+  double found = 0;
+  for (std::int64_t seed = 0; seed < samples; ++seed) {
+    key["seed"] = seed;
+    const json row =
+        journal
+            .row(key,
+                 [&]() -> json {
+                   const Outcome o = run(static_cast<std::uint64_t>(seed));
+                   return {{"generated", o.generated}, {"forced", o.forced}, {"keys", o.keys}};
+                 })
+            .at("row");
+    found += row.at("generated").get<double>();
+    sums.keys += row.at("keys").get<double>(), sums.forced += row.at("forced").get<double>();
+    ++sums.count;
+  }
+  return found / static_cast<double>(samples);
+}
+
+void Retrieval::run() {
+  prepare();
   const cli::Model loaded(model);
   cli::Session session(loaded, model, ctx, std::min<std::int64_t>(ctx, 8192),
                        std::min<std::int64_t>(ctx, 1024));
@@ -130,65 +187,44 @@ void Retrieval::run() {
                    {"ctx", ctx},
                    {"samples", samples}});
   Journal journal(flags.out, "retrieval", settings, flags.fresh);
+  std::vector<HeatMap> maps = empty_maps();
+  std::size_t cells = 0;
+  for (const HeatMap& map : maps) cells += map.rows.size() * map.columns.size();
+  journal.expect(cells * static_cast<std::size_t>(samples));
 
   std::vector<std::vector<std::string>> rows;
-  std::vector<HeatMap> maps;
   for (const Candidate& m : methods()) {
-    const bool dense = m.flags == "dense";
-    const std::vector<std::int64_t> sizes = dense ? std::vector<std::int64_t>{ctx} : budgets;
-    HeatMap map;
-    map.title = m.name;
-    for (const double depth : depths)
-      map.rows.push_back(fmt::format("depth {:.0f} %", 100 * depth));
-    map.values.assign(depths.size(), std::vector<double>(sizes.size(), 0));
-    for (std::size_t b = 0; b < sizes.size(); ++b) {
-      map.columns.push_back(dense ? "all" : std::to_string(sizes[b]));
-      rows.push_back({m.name, map.columns.back()});
-      double keys = 0, forced = 0, count = 0;
-      for (const Needle kind : kNeedles) {
-        const bool placed = kind == Needle::kSingle || kind == Needle::kMultiKey;
-        double found = 0, asked = 0;
-        for (std::size_t d = 0; d < (placed ? depths.size() : 1); ++d) {
-          for (std::int64_t seed = 0; seed < samples; ++seed) {
-            const double depth = placed ? depths[d] : 0;
-            const json key = {{"method", m.flags},
-                              {"budget", sizes[b]},
-                              {"task", name_of(kind)},
-                              {"depth", depth},
-                              {"seed", seed}};
-            const json row =
-                journal
-                    .row(key,
-                         [&]() -> json {
-                           const Prompt p = make_prompt(
-                               loaded, kind, static_cast<std::uint64_t>(seed), depth, ctx);
-                           const Outcome o =
-                               ask(loaded, session, p, options_of(m, sizes[b], &loaded));
-                           return {
-                               {"generated", o.generated}, {"forced", o.forced}, {"keys", o.keys}};
-                         })
-                    .at("row");
-            const double got = row.at("generated");
-            if (kind == Needle::kSingle) map.values[d][b] += got / static_cast<double>(samples);
-            found += got, ++asked;
-            keys += row.at("keys").get<double>(), forced += row.at("forced").get<double>(), ++count;
-          }
+    for (const std::int64_t size : sizes_of(m)) {
+      rows.push_back({m.name, m.flags == "dense" ? "all" : std::to_string(size)});
+      Sums sums;
+      for (std::size_t kind = 0; kind < maps.size(); ++kind) {
+        const Needle needle = kNeedles[kind];
+        double mean = 0;
+        maps[kind].values.emplace_back();
+        for (const double depth : depths_of(needle)) {
+          const json key = {
+              {"method", m.flags}, {"budget", size}, {"task", name_of(needle)}, {"depth", depth}};
+          maps[kind].values.back().push_back(
+              found_at(journal, samples, key, sums, [&](std::uint64_t seed) {
+                return ask(loaded, session, make_prompt(loaded, needle, seed, depth, ctx),
+                           options_of(m, size, &loaded));
+              }));
+          mean += maps[kind].values.back().back() / static_cast<double>(depths_of(needle).size());
         }
-        rows.back().push_back(fmt::format("{:.2f}", found / asked));
+        rows.back().push_back(fmt::format("{:.2f}", mean));
       }
-      rows.back().push_back(fmt::format("{:.2f}", forced / count));
-      rows.back().push_back(fmt::format("{:.0f}", keys / count));
+      rows.back().push_back(fmt::format("{:.2f}", sums.forced / sums.count));
+      rows.back().push_back(fmt::format("{:.0f}", sums.keys / sums.count));
     }
-    maps.push_back(std::move(map));
   }
   std::vector<std::string> header{"method", "budget"};
   for (const Needle kind : kNeedles) header.push_back(name_of(kind));
   header.insert(header.end(), {"forced tokens", "keys"});
-  publish(
-      journal,
-      fmt::format("Share of the answers that greedy generation gives, {} tokens:\n\n", ctx) +
-          markdown(header, rows),
-      heat_maps(fmt::format("Single needles found, by depth and budget, {} tokens", ctx), maps));
+  publish(journal,
+          fmt::format("Share of the answers that greedy generation gives, {} tokens:\n\n", ctx) +
+              markdown(header, rows),
+          heat_maps(fmt::format("Share of the answers given, by depth and budget, {} tokens", ctx),
+                    maps));
 }
 
 }  // namespace

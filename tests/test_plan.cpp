@@ -315,6 +315,28 @@ TEST(PlanChoice, AutoIsAFunctionOfTheShapeAndSaysWhy) {
             choose_method(8192, 8192, 1, false, o).crossover);
 }
 
+// A report says what `dense_until` made exact, and the output is then dense.
+TEST(PlanChoice, DenseUntilIsReported) {
+  Case c;
+  c.n_q = c.n_kv = 300;
+  Data data(c);
+  Options o;
+  o.plan = small_plan(Method::kDense, 50);
+  const auto run = [&](Method method, std::int64_t until) {
+    o.plan.method = method, o.plan.dense_until = until;
+    return attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o).choice.reason;
+  };
+  for (const Method method :
+       {Method::kTopK, Method::kRouted, Method::kHyper, Method::kPrescoredHyper}) {
+    EXPECT_EQ(run(method, 0), "as asked");
+    EXPECT_EQ(run(method, 50), "as asked") << "the budget reads them anyway";
+    EXPECT_NE(run(method, 200).find("tiles that see no more than the 200 keys"), std::string::npos);
+    EXPECT_NE(run(method, 300).find("all is exact"), std::string::npos);
+    expect_near_dense(data);
+  }
+  EXPECT_EQ(run(Method::kWindow, 300), "as asked");
+}
+
 // A window smaller than a tile still holds the query itself.
 TEST(PlanChoice, TinyBudgetsReadTheNearestKeys) {
   for (const Method method : {Method::kWindow, Method::kRouted, Method::kTopK}) {

@@ -216,5 +216,28 @@ TEST(ScoreClusters, MoreClustersThanKeys) {
   }
 }
 
+// 400 keys at one place, 40 at distance 1 and one at 6.3, whose square is 40: where the first seed
+// is among the 400, the far key is the second with probability 1 / 2, by plain distances about 1
+// / 7.
+TEST(Score, DistanceSeedsFindFarKeysLessOften) {
+  Storage k(DType::kF32, {1, 1, 441, 1});
+  for (std::int64_t i = 0; i < 441; ++i) k.set(0, 0, i, 0, i < 400 ? 0 : i < 440 ? 1 : 6.3f);
+  ScoreOptions o;
+  o.score = Score::kKMeans, o.clusters = 2, o.iterations = 0;
+  const auto found = [&] {  // the far key is its own centroid
+    int n = 0;
+    for (o.seed = 0; o.seed < 300; ++o.seed) n += score(k, 441, o)[440] < 0.5f;
+    return n;
+  };
+  const int squares = found();
+  o.distance_seeds = true;
+  const int distances = found();
+  EXPECT_NEAR(squares, 140, 35);
+  EXPECT_NEAR(distances, 40, 25);
+  Options call;
+  call.plan.flaws.distance_seeds = true;
+  EXPECT_TRUE(score_options(call).distance_seeds);
+}
+
 }  // namespace
 }  // namespace prescore::test

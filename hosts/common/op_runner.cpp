@@ -172,7 +172,7 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
     stats_.kept += kept;
     if (!kept) ++stats_.methods[std::string(name_of(report.choice.method))];
   }
-  if (automatic) stats_.why = report.choice.reason;
+  if (!kept && (automatic || options.plan.dense_until > 0)) stats_.why = report.choice.reason;
   stats_.isa = report.isa;
   stats_.counters += report.counters;
   if (!kept) stats_.replaced += report.counters;

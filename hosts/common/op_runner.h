@@ -26,9 +26,9 @@ struct Stats {
   std::int64_t kept = 0;    ///< of them dense because their layer is outside the layer set
   std::map<std::string, std::int64_t> left;     ///< operations left to the host, by reason
   std::map<std::string, std::int64_t> methods;  ///< operations taken and not kept, by method
-  std::string why;                              ///< reason of the last choice that `auto` made
-  std::string isa;                              ///< kernel of the last operation
-  std::string error;                            ///< first error inside an operation; empty: none
+  std::string why;     ///< reason of the last choice of `auto`, or with dense_until
+  std::string isa;     ///< kernel of the last operation
+  std::string error;   ///< first error inside an operation; empty: none
   double seconds = 0;  ///< wall time inside the operations, by the host's thread 0
   double mask_s = 0;   ///< of them reading masks
   Counters counters;   ///< sums over operations

@@ -213,7 +213,7 @@ typedef struct prescore_report {
   int64_t products;                          /* routing products */
   double index_s, plan_s, attend_s, total_s; /* seconds; plan and attend summed over workers */
   char isa[32];                              /* kernel used */
-  char reason[256];                          /* why auto chose it */
+  char reason[256];                          /* why auto chose it, or what dense_until made exact */
 } prescore_report;
 
 typedef struct prescore_index prescore_index; /* opaque */

@@ -116,5 +116,8 @@ struct Choice {
 };
 Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t heads_per_group,
                      bool bf16_products, const PlanOptions&);
+/// Why, where the caller asked for a method: "as asked", and which tiles `dense_until` makes exact
+/// beyond what the budget does.
+std::string asked_reason(const Visibility&, const PlanOptions&);
 
 }  // namespace prescore

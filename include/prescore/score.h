@@ -98,6 +98,8 @@ struct ScoreOptions {
   /// PublishedFlaws::flattened. Scores that learn from keys only; needs the keys of all heads at
   /// one position to be neighbours in memory.
   bool flattened = false;
+  /// PublishedFlaws::distance_seeds.
+  bool distance_seeds = false;
 
   friend bool operator==(const ScoreOptions&, const ScoreOptions&) = default;
 };

@@ -175,7 +175,8 @@ struct HyperOptions {
 
 /// Reproduces flaws of the code published with 2505.11040, for the ablation of
 /// docs/experiments/lm.md. They break contract 1 (every key at most once, unread keys removed): for
-/// experiments only, not in the C interface. All but `flattened` concern prescored hyper.
+/// experiments only, not in the C interface. The first three concern prescored hyper, the others
+/// what is scored.
 struct PublishedFlaws {
   /// Keys and values that are not selected become zero rows instead of being removed: they are
   /// hashed, fill blocks, are drawn as samples, and add exp(0) to the softmax.
@@ -186,6 +187,8 @@ struct PublishedFlaws {
   bool padding = false;
   /// Scores are fitted to the keys of all heads together.
   bool flattened = false;
+  /// k-means and the k-means of its kernel forms are seeded by distances, not by their squares.
+  bool distance_seeds = false;
 };
 
 /// What the planners need to know. All counts are keys.

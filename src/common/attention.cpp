@@ -49,6 +49,7 @@ ScoreOptions score_options(const Options& options) {
   o.score = options.plan.score;
   o.seed = options.plan.seed;
   o.flattened = options.plan.flaws.flattened;
+  o.distance_seeds = options.plan.flaws.distance_seeds;
   return o;
 }
 
@@ -76,7 +77,7 @@ Prepared prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
     call.choice = choose_method(visibility.n_q, visibility.n_kv, q.shape[1] / k.shape[1],
                                 tile::kernels(options.compute, k.dtype).bf16, plan);
   } else {
-    call.choice = {plan.method, "as asked", 0};
+    call.choice = {plan.method, asked_reason(visibility, plan), 0};
   }
   plan.method = call.choice.method;
   plan.dense_until = std::max(plan.dense_until, call.choice.crossover);
@@ -150,6 +151,16 @@ Choice choose_method(std::int64_t n_q, std::int64_t n_kv, std::int64_t heads_per
           "routed: " + keys(n_kv) + ", tiles beyond the crossover at " + keys(crossover) +
               " are routed, those before it dense",
           crossover};
+}
+
+std::string asked_reason(const Visibility& v, const PlanOptions& o) {
+  const bool sparse = o.method != Method::kDense && o.method != Method::kWindow;
+  if (!sparse || o.dense_until <= o.budget || v.n_q == 0 || v.end(0) > o.dense_until)
+    return "as asked";
+  const std::string until = std::to_string(o.dense_until) + " keys of dense_until";
+  if (v.end(v.n_q - 1) <= o.dense_until)  // ends do not decrease
+    return "as asked, but all is exact: no tile sees more than the " + until;
+  return "as asked, but tiles that see no more than the " + until + " are exact";
 }
 
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,

@@ -47,11 +47,20 @@ void check_lengths(const Tensor& q, const Options& o) {
   check(q.shape[0] == 1, "attention", "batch of q with cu_seqlens", q.shape[0], "1");
 }
 
-Choice choose(const Tensor& q, const Tensor& k, const PlanOptions& plan) {
+// Of packed sequences only the device knows the lengths.
+std::string reason_of(const Tensor& q, const Tensor& k, const Options& o) {
+  if (o.cuda.cu_seqlens_q != nullptr) return "as asked";
+  Visibility v;
+  v.n_q = q.shape[2], v.n_kv = k.shape[2], v.causal = o.causal;
+  return asked_reason(v, o.plan);
+}
+
+Choice choose(const Tensor& q, const Tensor& k, const Options& o) {
+  const PlanOptions& plan = o.plan;
   if (plan.method != Method::kAuto) {
     if (plan.method == Method::kDense || plan.method == Method::kWindow ||
         plan.method == Method::kTopK || plan.method == Method::kRouted)
-      return {plan.method, "as asked", 0};
+      return {plan.method, reason_of(q, k, o), 0};
     fail("attention", "method with device cuda", std::to_string(static_cast<int>(plan.method)),
          "auto, dense, window, topk or routed");
   }
@@ -191,7 +200,7 @@ Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o
   check_call(q, k, v, o);
   Call call;
   set_problem(q, k, v, o, call);
-  call.choice = choose(q, k, o.plan);
+  call.choice = choose(q, k, o);
   return call;
 }
 

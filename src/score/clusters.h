@@ -41,9 +41,9 @@ class ClusterScorer : public FittedScore {
 /// would cancel in products.
 class KMeans {
  public:
-  /// Assigns keys and moves centres iterations + 1 times.
-  KMeans(const HeadKeys&, std::int64_t clusters, std::int64_t iterations, std::uint64_t seed,
-         Executor&);
+  /// Clusters, iterations (one more: assigns keys and moves centres iterations + 1 times) and
+  /// seeding are those of the options.
+  KMeans(const HeadKeys&, const ScoreOptions&, std::uint64_t seed, Executor&);
   std::int64_t clusters() const { return centres_.rows(); }
   void nearest(const HeadKeys&, std::int32_t* centre, float* distance, Executor&) const;
 

@@ -17,17 +17,17 @@ using Sums = Eigen::MatrixXd;
 
 }  // namespace
 
-KMeans::KMeans(const HeadKeys& keys, std::int64_t clusters, std::int64_t iterations,
-               std::uint64_t seed, Executor& executor)
-    : mean_(keys.mean(executor)), centres_(clusters, keys.d()) {
-  const auto distance2 = [&](std::int64_t i, std::int64_t j) {
-    return (keys.rows().row(i) - keys.rows().row(j)).squaredNorm();
+KMeans::KMeans(const HeadKeys& keys, const ScoreOptions& o, std::uint64_t seed, Executor& executor)
+    : mean_(keys.mean(executor)), centres_(cluster_count(keys, o), keys.d()) {
+  const auto weight = [&](std::int64_t i, std::int64_t j) {
+    const float distance2 = (keys.rows().row(i) - keys.rows().row(j)).squaredNorm();
+    return o.distance_seeds ? std::sqrt(distance2) : distance2;
   };
-  const std::vector<std::int64_t> rows = seed_rows(keys, clusters, seed, executor, distance2);
-  for (std::int64_t c = 0; c < clusters; ++c)
+  const std::vector<std::int64_t> rows = seed_rows(keys, centres_.rows(), seed, executor, weight);
+  for (Eigen::Index c = 0; c < centres_.rows(); ++c)
     centres_.row(c) = keys.rows().row(rows[static_cast<std::size_t>(c)]) - mean_;
   std::vector<std::int32_t> centre(static_cast<std::size_t>(keys.n()));
-  for (std::int64_t i = 0; i <= iterations; ++i) {  // the first, from the seeds, is not counted
+  for (std::int64_t i = 0; i <= o.iterations; ++i) {  // the first, from the seeds, is not counted
     assign(keys, RowProducts(centres_), centre.data(), executor);
     update(keys, centre.data(), executor);
   }
@@ -85,8 +85,7 @@ class KMeansScorer final : public ClusterScorer {
  public:
   KMeansScorer(const HeadKeys& keys, const ScoreOptions& o, std::uint64_t stream,
                Executor& executor)
-      : ClusterScorer(o.cluster_score),
-        kmeans_(keys, cluster_count(keys, o), o.iterations, mix(o.seed) + stream, executor) {
+      : ClusterScorer(o.cluster_score), kmeans_(keys, o, mix(o.seed) + stream, executor) {
     fit_sums(keys, kmeans_.clusters(), executor);
   }
 
@@ -170,8 +169,7 @@ class FourierKMeans final : public ClusterScorer {
         features_(keys.d(),
                   o.features > 0 ? o.features : std::min<std::int64_t>(2 * keys.d(), tile::kMaxDim),
                   sigma, stream),
-        kmeans_(features_.of(keys, executor), cluster_count(keys, o), o.iterations, stream,
-                executor) {
+        kmeans_(features_.of(keys, executor), o, stream, executor) {
     fit_sums(keys, kmeans_.clusters(), executor);
   }
 
@@ -198,7 +196,7 @@ Fitted fit_kernel_kmeans(const HeadKeys& keys, const ScoreOptions& o, std::uint6
   const std::uint64_t seed = mix(o.seed) + stream;
   if (o.sigma > 0 && o.kernel == KernelKMeans::kFeatures)
     return std::make_unique<FourierKMeans>(keys, o, o.sigma, mix(seed), executor);
-  KMeans plain(keys, cluster_count(keys, o), o.iterations, seed, executor);
+  KMeans plain(keys, o, seed, executor);
   double sigma = o.sigma;
   if (sigma == 0) {  // 1.3 times the mean distance of a key to its nearest centroid
     std::vector<std::int32_t> centre(static_cast<std::size_t>(keys.n()));

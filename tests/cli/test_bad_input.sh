@@ -45,6 +45,15 @@ refuse 'ctx, got "1"' "${ppl[@]}" --model "$work/text" --ctx 1
 refuse "tile" "${ppl[@]}" --model "$work/text" --tile 17
 refuse "standins" "${ppl[@]}" --model "$work/text" --standins some
 refuse "score" "${ppl[@]}" --model "$work/text" --score all
+refuse "want one of ridge, exact, sketched" "${ppl[@]}" --model "$work/text" --leverage approximate
+refuse "want one of features, distance" "${ppl[@]}" --model "$work/text" --kernel cubic
+refuse "degree, got 3" "${ppl[@]}" --model "$work/text" --degree 3
+refuse "features, got 513" "${ppl[@]}" --model "$work/text" --features 513
+refuse "iterations, got -1" "${ppl[@]}" --model "$work/text" --iterations -1
+refuse "sketch rows, got -1" "${ppl[@]}" --model "$work/text" --sketch-rows -1
+refuse "sigma, got" "${ppl[@]}" --model "$work/text" --sigma nan
+refuse "ridge, got" "${ppl[@]}" --model "$work/text" --ridge -1
+refuse "a share above 0" "${ppl[@]}" --model "$work/text" --eps 0
 refuse "there is no folder" ppl --text "$work/text" --model "$work/broken.gguf" --json "$work/a/b.json"
 refuse "cannot read" run --model "$work/broken.gguf" --prompt-file "$work/none"
 refuse 'device, got "abacus"' bench attend --device abacus

@@ -13,6 +13,7 @@ for kind in json md svg jsonl; do expect "planted.$kind is there" '[ -s "$work/r
 expect "the table is on stdout" 'cmp -s "$work/out" "$work/r/planted.md"'
 expect "the window is in the table" 'grep -q "window" "$work/out"'
 expect "the picture is whole" 'grep -q "</svg>" "$work/r/planted.svg" && ! grep -q nan "$work/r/planted.svg"'
+expect "and so is the second" 'grep -q "</svg>" "$work/r/planted-error.svg"'
 expect "rows were computed" 'grep -q "the last in" "$work/err"'
 cp "$work/out" "$work/first"
 
@@ -24,7 +25,7 @@ expect "only the torn row is computed again" '[ $(grep -c "the last in" "$work/e
 expect "with the same result" 'cmp -s "$work/out" "$work/first"'
 expect "and the same number of rows" '[ $(wc -l <"$work/r/planted.jsonl") = "$rows" ]'
 
-run --seeds 9
+run --draws 9
 expect "other settings are refused" '[ $? = 2 ] && grep -q "other settings" "$work/err" && [ ! -s "$work/out" ]'
 "$program" experiment lm --out "$work/r" >"$work/out" 2>"$work/err"
 expect "lm without a model is refused" '[ $? = 2 ] && grep -q "model is required" "$work/err"'

@@ -63,6 +63,34 @@ TEST_F(JournalTest, GoesOnWhereItStopped) {
   EXPECT_EQ(computed, 3);
 }
 
+TEST_F(JournalTest, RowsOfAnotherBuildAreUsedButTold) {
+  const auto reuse = [&](const char* build) {
+    Journal j(folder, "x", {{"a", 1}}, false, build);
+    testing::internal::CaptureStderr();
+    EXPECT_EQ(row(j, 1), 100);
+    EXPECT_EQ(row(j, 2), 101);
+    return count(testing::internal::GetCapturedStderr(), "another build");
+  };
+  {
+    Journal j(folder, "x", {{"a", 1}}, false, "one");
+    row(j, 1), row(j, 2);
+  }
+  EXPECT_EQ(reuse("one"), 0u);
+  EXPECT_EQ(reuse("two"), 1u);
+  EXPECT_EQ(computed, 2);
+  {  // rows that were written before builds were
+    std::ofstream out(folder + "/old.jsonl");
+    out << R"({"a":1})"
+        << "\n"
+        << R"({"key":1,"row":7})"
+        << "\n";
+  }
+  Journal old(folder, "old", {{"a", 1}}, false);
+  EXPECT_EQ(row(old, 1), 7);
+  EXPECT_EQ(running_build(), running_build());
+  EXPECT_EQ(running_build().size(), 16u);
+}
+
 TEST_F(JournalTest, OtherSettingsAreAnError) {
   { Journal(folder, "x", {{"a", 1}}, false); }
   EXPECT_THROW(Journal(folder, "x", {{"a", 2}}, false), cli::BadInput);
