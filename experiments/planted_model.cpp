@@ -87,7 +87,8 @@ double recovery(const Planted& p, const ScoreOptions& options, Executor& executo
 double isolated(const Planted& p, const ScoreOptions& options, Executor& executor) {
   const Tensor k = p.tensor(p.k);
   const HeadKeys keys(k, 0, 0, 0, k.shape[2], executor);
-  const KMeans kmeans(keys, options, mix(options.seed), executor);  // as the scorer clusters them
+  // As the scorer clusters them.
+  const KMeans kmeans(keys, cluster_count(keys, options), options, mix(options.seed), executor);
   std::vector<std::int32_t> centre(static_cast<std::size_t>(keys.n()));
   std::vector<float> distance(centre.size());
   kmeans.nearest(keys, centre.data(), distance.data(), executor);

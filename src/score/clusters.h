@@ -41,9 +41,10 @@ class ClusterScorer : public FittedScore {
 /// would cancel in products.
 class KMeans {
  public:
-  /// Clusters, iterations (one more: assigns keys and moves centres iterations + 1 times) and
-  /// seeding are those of the options.
-  KMeans(const HeadKeys&, const ScoreOptions&, std::uint64_t seed, Executor&);
+  /// Iterations and seeding are those of the options; assigns keys and moves centres iterations + 1
+  /// times.
+  KMeans(const HeadKeys&, std::int64_t clusters, const ScoreOptions&, std::uint64_t seed,
+         Executor&);
   std::int64_t clusters() const { return centres_.rows(); }
   void nearest(const HeadKeys&, std::int32_t* centre, float* distance, Executor&) const;
 

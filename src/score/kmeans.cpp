@@ -17,8 +17,9 @@ using Sums = Eigen::MatrixXd;
 
 }  // namespace
 
-KMeans::KMeans(const HeadKeys& keys, const ScoreOptions& o, std::uint64_t seed, Executor& executor)
-    : mean_(keys.mean(executor)), centres_(cluster_count(keys, o), keys.d()) {
+KMeans::KMeans(const HeadKeys& keys, std::int64_t clusters, const ScoreOptions& o,
+               std::uint64_t seed, Executor& executor)
+    : mean_(keys.mean(executor)), centres_(clusters, keys.d()) {
   const auto weight = [&](std::int64_t i, std::int64_t j) {
     const float distance2 = (keys.rows().row(i) - keys.rows().row(j)).squaredNorm();
     return o.distance_seeds ? std::sqrt(distance2) : distance2;
@@ -85,7 +86,8 @@ class KMeansScorer final : public ClusterScorer {
  public:
   KMeansScorer(const HeadKeys& keys, const ScoreOptions& o, std::uint64_t stream,
                Executor& executor)
-      : ClusterScorer(o.cluster_score), kmeans_(keys, o, mix(o.seed) + stream, executor) {
+      : ClusterScorer(o.cluster_score),
+        kmeans_(keys, cluster_count(keys, o), o, mix(o.seed) + stream, executor) {
     fit_sums(keys, kmeans_.clusters(), executor);
   }
 
@@ -169,7 +171,7 @@ class FourierKMeans final : public ClusterScorer {
         features_(keys.d(),
                   o.features > 0 ? o.features : std::min<std::int64_t>(2 * keys.d(), tile::kMaxDim),
                   sigma, stream),
-        kmeans_(features_.of(keys, executor), o, stream, executor) {
+        kmeans_(features_.of(keys, executor), cluster_count(keys, o), o, stream, executor) {
     fit_sums(keys, kmeans_.clusters(), executor);
   }
 
@@ -196,7 +198,7 @@ Fitted fit_kernel_kmeans(const HeadKeys& keys, const ScoreOptions& o, std::uint6
   const std::uint64_t seed = mix(o.seed) + stream;
   if (o.sigma > 0 && o.kernel == KernelKMeans::kFeatures)
     return std::make_unique<FourierKMeans>(keys, o, o.sigma, mix(seed), executor);
-  KMeans plain(keys, o, seed, executor);
+  KMeans plain(keys, cluster_count(keys, o), o, seed, executor);
   double sigma = o.sigma;
   if (sigma == 0) {  // 1.3 times the mean distance of a key to its nearest centroid
     std::vector<std::int32_t> centre(static_cast<std::size_t>(keys.n()));
