@@ -28,7 +28,7 @@ struct CudaOptions {
   const std::int32_t* cu_seqlens_k = nullptr;
   std::int64_t sequences = 0;
   /// Top-k: scores of the keys, [b, h_kv, n_kv] f32 on the device, the larger the better, NaN last;
-  /// null: Score::kKeyNorm or kValueNorm. A choice is strict if no score knows later keys.
+  /// null: plan.score, see attention(). A choice is strict if no score knows later keys.
   const float* scores = nullptr;
   bool count = false;  ///< wait for the result, count what was read, time the stages
 };
@@ -79,7 +79,9 @@ std::vector<Gpu> gpus();
 /// a multiple of h_kv; d and d_v from 1 to 512; dtypes of k and v equal. With options.causal query
 /// i sees keys [0, n_kv - n_q + i]. Throws Error on anything else.
 /// Device::kCuda: tensors, lse included, on the GPU; q, k, v and o all f16 or all bf16; d and d_v
-/// multiples of 8 up to 256; rows aligned to 16 bytes; methods auto, dense, window and routed.
+/// multiples of 8 up to 256; rows aligned to 16 bytes; methods auto, dense, window, routed and
+/// topk, of norms, random, your own scores, and, not causal, leverage or k-means of up to 4,096
+/// keys.
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options& options = {});
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,

@@ -6,6 +6,7 @@
 
 #include "index/index_cuda.cuh"
 #include "plan/planners.h"
+#include "score/score_cuda.cuh"
 
 namespace prescore {
 
@@ -70,14 +71,16 @@ Choice choose(const Tensor& q, const Tensor& k, const Options& o) {
   return {Method::kRouted, "routed: more keys than the crossover", crossover};
 }
 
-void check_topk(const Options& o) {
-  const Score score = o.plan.score;
-  if (o.cuda.scores == nullptr && score != Score::kKeyNorm && score != Score::kValueNorm)
-    fail("score", "score with device cuda", std::to_string(static_cast<int>(score)),
-         "key norm or value norm, or scores of your own (CudaOptions::scores)");
-  if (o.plan.selection != Selection::kTopK || o.plan.adaptive != 0)
-    fail("plan", "selection with device cuda", "another rule or adaptive budgets",
-         "Selection::kTopK and adaptive 0");
+void check_topk(const Tensor& k, const Options& o) {
+  const bool sampled = o.plan.selection == Selection::kSample;
+  if (o.cuda.scores == nullptr)
+    check_score(score_options(o), o.causal, o.cuda.cu_seqlens_q != nullptr, k.shape[2], k.shape[3]);
+  if ((o.plan.selection != Selection::kTopK && !sampled) || o.plan.adaptive != 0)
+    fail("plan", "selection with device cuda", "threshold, share or adaptive budgets",
+         "the best, or a sample, and adaptive 0");
+  if (sampled && (o.plan.sample_weights || o.cuda.scores != nullptr))
+    fail("plan", "a sample with device cuda", "weights, or scores of your own",
+         "neither: add the noise to your scores");
 }
 
 void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
@@ -95,7 +98,7 @@ void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options
   check(i.group >= i.cluster && kSegment / i.group >= 1 && kSegment / i.group <= kMaxGroups,
         "index", "group with device cuda", i.group, "32 to 512, and no less than a cluster");
   if (i.packed) fail("index", "packed with device cuda", "true", "false");
-  if (o.plan.method == Method::kTopK) check_topk(o);
+  if (o.plan.method == Method::kTopK) check_topk(k, o);
   check(o.plan.tile <= kTile, "plan", "tile with device cuda", o.plan.tile, "at most 128");
 }
 
@@ -110,7 +113,8 @@ void set_problem(const Tensor& q, const Tensor& k, const Tensor& v, const Option
   p.causal = o.causal;
   p.scale = (o.scale != 0 ? o.scale : 1.0f / std::sqrt(static_cast<float>(p.d))) * kLog2E;
   call.dtype = k.dtype;
-  call.scores = o.cuda.scores, call.of_values = o.plan.score == Score::kValueNorm;
+  call.scores = o.cuda.scores, call.score = score_options(o);
+  call.sampled = o.plan.selection == Selection::kSample;
 }
 
 // The index and the scratch of routing.

@@ -17,7 +17,8 @@ struct Call {
   PlanView plan{};  // of one wave of heads
   SegmentInfo* segment = nullptr;
   TileInfo* tile = nullptr;
-  bool of_values = false;                 // top-k by the norm of values, not of keys
+  ScoreOptions score;                     // top-k: of own_scores
+  bool sampled = false;                   // drawn in proportion to them
   const float* scores = nullptr;          // top-k: the caller's
   float* own_scores = nullptr;            // or ours
   unsigned long long* counter = nullptr;  // queries, visible keys, keys, stand-ins

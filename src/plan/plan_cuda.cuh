@@ -12,10 +12,6 @@ void make_tables(const Problem&, TileInfo*, int tiles, SegmentInfo*, int segment
 /// Dense (rule ignored) or window plans.
 void plan_ranges(const Problem&, const PlanView&, const LayoutRule&, bool dense, cudaStream_t);
 
-/// out [batch][h_kv][n_kv] <- the length of each key, or value.
-template <typename T>
-void score_norms(const Problem&, bool of_values, float* out, cudaStream_t);
-
 /// Sinks, window and the far keys with the best scores [batch][h_kv][n_kv], ties by position.
 void plan_topk(const Problem&, const PlanView&, const LayoutRule&, const float* scores,
                cudaStream_t);

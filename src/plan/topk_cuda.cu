@@ -99,35 +99,7 @@ __global__ __launch_bounds__(kThreads) void topk_kernel(const Problem p, const P
   if (threadIdx.x == 0) plan.reads[at] = r;
 }
 
-// A warp has a row.
-template <typename T>
-__global__ void norm_kernel(const View x, int h, int n, int width, std::int64_t rows, float* out) {
-  const std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  if (i >= rows) return;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const T* from = row<T>(x, i / n / h, i / n % h, i % n);
-  float sum = 0;
-  for (int c = 2 * lane; c < width; c += 64) {
-    const float2 v = unpack<T>(*reinterpret_cast<const std::uint32_t*>(from + c));
-    sum += v.x * v.x + v.y * v.y;
-  }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (lane == 0) out[i] = sqrtf(sum);
-}
-
 }  // namespace
-
-template <typename T>
-void score_norms(const Problem& p, bool of_values, float* out, cudaStream_t stream) {
-  const std::int64_t rows = std::int64_t{p.batches()} * p.h_kv * p.n_kv;
-  if (rows == 0) return;
-  const auto blocks = static_cast<unsigned>((rows + 7) / 8);
-  norm_kernel<T><<<blocks, 256, 0, stream>>>(of_values ? p.v : p.k, p.h_kv, p.n_kv,
-                                             of_values ? p.d_v : p.d, rows, out);
-  check_launch("score", "norm_kernel");
-}
-template void score_norms<bf16>(const Problem&, bool, float*, cudaStream_t);
-template void score_norms<f16>(const Problem&, bool, float*, cudaStream_t);
 
 void plan_topk(const Problem& p, const PlanView& plan, const LayoutRule& rule, const float* scores,
                cudaStream_t stream) {
