@@ -37,3 +37,11 @@ def test_ppl(folder, capsys):
 def test_a_tail_longer_than_the_text(folder, capsys):
     assert main(["ppl", "--model", str(folder), "--text", str(folder / "text.txt"), "--tail", "9999"]) == 1
     assert "--tail, got 9999" in capsys.readouterr().err
+
+
+def test_more_options(folder, capsys):
+    arguments = ["ppl", "--model", str(folder), "--text", str(folder / "text.txt"), "--ctx", "300", "--methods", "window"]
+    assert main([*arguments, "--budget", "64", "--set", "tile=16,index.group=64"]) == 0
+    assert json.loads(capsys.readouterr().out)["set"] == "tile=16,index.group=64"
+    assert main([*arguments, "--set", "tile"]) == 1
+    assert "got 'tile', want NAME=VALUE" in capsys.readouterr().err

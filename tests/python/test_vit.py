@@ -96,3 +96,30 @@ def test_mistakes_are_one_sentence(model):
         prescore.vit.patch(model, clusters=2.5)
     with pytest.raises(ValueError, match="model"):
         prescore.vit.patch(nn.Linear(2, 2))
+
+
+@pytest.mark.hf
+def test_command(tmp_path, capsys):
+    import json
+
+    transformers = pytest.importorskip("transformers")
+    image = pytest.importorskip("PIL.Image")
+    from prescore.__main__ import main
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                                    image_size=32, patch_size=4, num_labels=2, id2label={0: "cat", 1: "dog"})
+    torch.manual_seed(0)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "model")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    rng = np.random.default_rng(0)
+    for i, label in enumerate(["cat", "dog", "cat"]):
+        (tmp_path / "images" / label).mkdir(parents=True, exist_ok=True)
+        image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "images" / label / f"{i}.png")
+    assert main(["vit", "--model", str(tmp_path / "model"), "--images", str(tmp_path / "images"), "--keys", "16,65",
+                 "--methods", "kmeans,routed", "--batch", "2"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["method"], r["keys"]) for r in rows] == [
+        ("dense", None), ("kmeans", 16), ("kmeans", 65), ("routed", 16), ("routed", 65)]
+    assert all(r["images"] == 3 and r["top1"] in (0, pytest.approx(100 / 3), pytest.approx(200 / 3), 100) for r in rows)
+    assert rows[2]["as_dense"] == rows[4]["as_dense"] == 100
+    assert main(["vit", "--model", str(tmp_path / "model"), "--images", str(tmp_path / "model")]) == 1
+    assert "--images, got" in capsys.readouterr().err

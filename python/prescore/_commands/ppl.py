@@ -10,7 +10,7 @@ import math
 import os
 import time
 
-from . import names, print_row
+from . import names, options as parse, print_row
 
 
 def add_arguments(parser):
@@ -22,6 +22,8 @@ def add_arguments(parser):
                         help='comma-separated; "sdpa" is the model alone')
     parser.add_argument("--budget", type=int, default=1280)
     parser.add_argument("--layers", default="all", help="all, first:N, last:N, even or odd")
+    parser.add_argument("--set", default="", metavar="NAME=VALUE,...",
+                        help="more options of prescore.attention, as tile=64 or index.group=64")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--device", default="cpu")
 
@@ -37,7 +39,7 @@ def run(given) -> int:
         raise ValueError(f"[ppl] --tail, got {tail}, want 1 to {n - 1}, less than the text's tokens")
     for method in given.methods:
         _hf_layers.set_attention(model, "sdpa" if method == "sdpa" else "prescore")
-        print_row(command="ppl", model=os.path.basename(given.model.rstrip("/")), method=method,
+        print_row(command="ppl", set=given.set, model=os.path.basename(given.model.rstrip("/")), method=method,
                   budget=given.budget, layers=given.layers, dtype=given.dtype, ctx=n, tail=tail,
                   **_measure(model, ids, tail, method, given))
     return 0
@@ -60,24 +62,32 @@ def _load(given):
 
 
 def _measure(model, ids, tail: int, method: str, given) -> dict:
-    """Perplexity of the tail; seconds and keys a query of reading the prompt before it."""
+    from .. import hf
+
+    def choose(routing):
+        if method != "sdpa":
+            hf.register(method=method, budget=given.budget, layers=given.layers, routing=routing, **parse(given.set))
+        hf.stats(reset=True)
+
+    return tail_perplexity(model, ids, tail, choose) | {"left": dict(hf.stats().left)}
+
+
+def tail_perplexity(model, ids, tail: int, choose) -> dict:
+    """Perplexity of the tail; seconds and keys a query of reading the prompt before it. choose(routing): what the
+    layers do from now on, "tile" for the prompt, then "strict"."""
     import torch
 
     from .. import hf
 
-    def options(routing):
-        if method != "sdpa":
-            hf.register(method=method, budget=given.budget, layers=given.layers, routing=routing)
-        hf.stats(reset=True)
-
     cut, n = ids.shape[1] - tail, ids.shape[1]
     with torch.no_grad():
-        options("tile")
+        choose("tile")
         begin = time.perf_counter()
         prompt = model(ids[:, :cut], use_cache=True, logits_to_keep=1)
-        seconds, read = time.perf_counter() - begin, hf.stats()
-        options("strict")
         cache, last, loss = prompt.past_key_values, prompt.logits[:, -1:], 0.0
+        last.sum().item()  # waits for a GPU
+        seconds, read = time.perf_counter() - begin, hf.stats()
+        choose("strict")
         for first in range(cut, n, 512):
             chunk = ids[:, first : first + 512]
             logits = model(chunk, past_key_values=cache, use_cache=True).logits
@@ -87,7 +97,6 @@ def _measure(model, ids, tail: int, method: str, given) -> dict:
     return {
         "ppl": math.exp(loss / tail),
         "prefill_s": seconds,
-        "attention_s": read.seconds if method != "sdpa" else None,
+        "attention_s": read.seconds if read.taken else None,
         "keys_per_query": read.keys / read.queries if read.queries else None,
-        "left": dict(read.left),
     }

@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""A whole language model on one GPU by its attention: perplexity, needles, prefill, decoding, memory.
+
+Through attn_implementation: "prescore" with each --method, beside SDPA by PyTorch's flash and cuDNN kernels. Perplexity
+by the tail protocol (docs/design.md), needles as in quality_cuda.py. One JSON object a line.
+
+    bench/hf_cuda.py qwen.gguf --text novel=novel.txt --n 16384 32768 --method window:budget=2048 routed:budget=2048
+
+Needs PyTorch with CUDA, transformers, gguf, and prescore built with CUDA.
+"""
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+
+import torch
+import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import prescore.hf
+from prescore import _hf_layers
+from prescore._commands import options as parse
+from prescore._commands.ppl import tail_perplexity
+
+SDPA = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+NAMES = ("harbour", "lantern", "orchard", "meadow", "compass", "anchor", "violin", "copper")
+
+
+def load(path):
+    folder, file = os.path.split(path)
+    more = {"gguf_file": file} if file.endswith(".gguf") else {}
+    source = (folder or ".") if more else path
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.bfloat16, attn_implementation="sdpa", **more)
+    return model.cuda().eval(), lambda text: tokenizer(text, add_special_tokens=False).input_ids
+
+
+def attention(model, method):
+    """Sets the model's attention; returns what it runs in."""
+    if method in SDPA:
+        _hf_layers.set_attention(model, "sdpa")
+        return sdpa_kernel(SDPA[method])
+    _hf_layers.set_attention(model, "prescore")
+    return contextlib.nullcontext()
+
+
+def register(method, routing):
+    if method not in SDPA:
+        name, _, rest = method.partition(":")
+        prescore.hf.register(method=name, routing=routing, **parse(rest.replace(":", ",")))
+    prescore.hf.stats(reset=True)
+
+
+@torch.inference_mode()
+def found(model, encode, ids, method, needles):
+    """Needles of which every digit is the likeliest token; the question and the answer choose strictly."""
+    hits = 0
+    for i in range(needles):
+        name, number = f"{NAMES[i % len(NAMES)]} {i}", str(1234567 + 7654321 * (i + 1))[-7:]
+        needle = encode(f"\nThe special magic number for {name} is {number}.\n")
+        question = encode(f"\nWhat is the special magic number for {name} mentioned in the text? The special magic "
+                          f"number for {name} is")
+        answer = encode(f" {number}")
+        room = len(ids) - len(needle) - len(question) - len(answer)
+        at = int((i + 0.5) / needles * room)
+        text = torch.tensor([ids[:at] + needle + ids[at:room]], device="cuda")
+        register(method, "tile")
+        cache = model(text, use_cache=True, logits_to_keep=1).past_key_values
+        register(method, "strict")
+        asked = torch.tensor([question + answer], device="cuda")
+        logits = model(asked, past_key_values=cache, use_cache=True, logits_to_keep=len(answer) + 1).logits[0, :-1]
+        hits += bool((logits.argmax(-1) == asked[0, -len(answer):]).all())
+    return hits
+
+
+@torch.inference_mode()
+def times(model, ids, method, batch, tokens=32, repeats=3):
+    """Median seconds of the prompt, tokens a second after it, GiB at most."""
+    register(method, "tile")
+    prompt = torch.tensor([ids] * batch, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    prefill, decode = [], []
+    for _ in range(repeats + 1):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        said = model(prompt, use_cache=True, logits_to_keep=1)
+        torch.cuda.synchronize()
+        prefill.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        cache, last = said.past_key_values, said.logits[:, -1:].argmax(-1)
+        for _ in range(tokens):
+            said = model(last, past_key_values=cache, use_cache=True)
+            last = said.logits[:, -1:].argmax(-1)
+        torch.cuda.synchronize()
+        decode.append(batch * tokens / (time.perf_counter() - begin))
+        del said, cache
+    return {"prefill_s": statistics.median(prefill[1:]), "tokens_s": statistics.median(decode[1:]),
+            "gib": torch.cuda.max_memory_allocated() / 2**30}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--text", nargs="+", required=True, help="NAME=FILE; needles hide in the first")
+    parser.add_argument("--n", nargs="+", type=int, default=[16384, 32768])
+    parser.add_argument("--method", nargs="+", default=["window:budget=2048", "routed:budget=2048:index.group=64"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--tail", type=int, default=2048)
+    parser.add_argument("--needles", type=int, default=32)
+    args = parser.parse_args()
+    model, encode = load(args.model)
+    prescore.hf.register()
+    texts = {}
+    for text in args.text:
+        name, path = text.split("=")
+        with open(path, encoding="utf-8", errors="ignore") as file:
+            texts[name] = encode(file.read(8 * max(args.n)))
+    for n in args.n:
+        for method in [*SDPA, *args.method]:
+            with attention(model, method):
+                for batch in args.batch:
+                    row = times(model, next(iter(texts.values()))[:n], method, batch)
+                    print(json.dumps({"n": n, "method": method, "batch": batch} | row), flush=True)
+                if method == "cudnn":  # the same numbers as flash
+                    continue
+                for name, ids in texts.items():
+                    tokens = torch.tensor([ids[:n]], device="cuda")
+                    loss = tail_perplexity(model, tokens, args.tail, lambda routing: register(method, routing))
+                    print(json.dumps({"n": n, "method": method, "text": name} | loss), flush=True)
+                if args.needles:
+                    hits = found(model, encode, next(iter(texts.values()))[:n], method, args.needles)
+                    print(json.dumps({"n": n, "method": method, "found": hits, "of": args.needles}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
