@@ -48,10 +48,10 @@ def attention(model, method):
     return contextlib.nullcontext()
 
 
-def register(method, routing):
+def register(method, routing, **more):
     if method not in SDPA:
         name, _, rest = method.partition(":")
-        prescore.hf.register(method=name, routing=routing, **parse(rest.replace(":", ",")))
+        prescore.hf.register(method=name, routing=routing, **more, **parse(rest.replace(":", ",")))
     prescore.hf.stats(reset=True)
 
 
@@ -129,7 +129,7 @@ def main():
                     continue
                 for name, ids in texts.items():
                     tokens = torch.tensor([ids[:n]], device="cuda")
-                    loss = tail_perplexity(model, tokens, args.tail, lambda routing: register(method, routing))
+                    loss = tail_perplexity(model, tokens, args.tail, lambda routing: register(method, routing, count=True))
                     print(json.dumps({"n": n, "method": method, "text": name} | loss), flush=True)
                 if args.needles:
                     hits = found(model, encode, next(iter(texts.values()))[:n], method, args.needles)

@@ -39,6 +39,7 @@ class Options:
     standins: str = "auto"
     window: int = 128
     threads: int = 0
+    count: bool = False  #: on a GPU: wait for each layer, so that `stats` knows what it read
     more: dict = field(default_factory=dict)  #: any other options of prescore.attention
 
     def __post_init__(self):
@@ -56,6 +57,8 @@ class Options:
             text = os.environ.get("PRESCORE_" + name.upper())
             if text is not None:
                 values[name] = _number(name, text) if isinstance(known.default, int) else text
+        if "count" in values:
+            values["count"] = bool(values["count"])
         more = {k: v for k, v in given.items() if k not in named and k != "more"}
         values |= {k: v for k, v in given.items() if k in named}
         return cls(**values, more=given.get("more", {}) | more)
@@ -162,7 +165,8 @@ def _leave(reason: str) -> None:
 @torch.compiler.disable
 def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> torch.Tensor:
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    arguments = _options.arguments(q.shape[2]) | {"scale": scale, "return_report": True}
+    counted = _options.count or not q.is_cuda
+    arguments = _options.arguments(q.shape[2]) | {"scale": scale, "return_report": counted}
     out = q.new_empty((*q.shape[:3], v.shape[3]))
     if rows is None:
         _count(_attention.attention(q, k, v, out=out, **_kept(module, q, k, arguments), **arguments))
@@ -201,8 +205,10 @@ def _kept(module, q, k, arguments) -> dict[str, Any]:
 
 
 def _count(result) -> None:
-    report = result[1]
     _stats.taken += 1
+    if not isinstance(result, tuple):  # nothing was counted
+        return
+    report = result[1]
     _stats.queries += report["queries"]
     _stats.keys += report["keys"]
     _stats.visible += report["visible"]

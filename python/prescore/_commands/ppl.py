@@ -66,10 +66,11 @@ def _measure(model, ids, tail: int, method: str, given) -> dict:
 
     def choose(routing):
         if method != "sdpa":
-            hf.register(method=method, budget=given.budget, layers=given.layers, routing=routing, **parse(given.set))
+            hf.register(method=method, budget=given.budget, layers=given.layers, routing=routing, count=True,
+                        **parse(given.set))
         hf.stats(reset=True)
 
-    return tail_perplexity(model, ids, tail, choose) | {"left": dict(hf.stats().left)}
+    return tail_perplexity(model, ids, tail, choose)
 
 
 def tail_perplexity(model, ids, tail: int, choose) -> dict:
@@ -99,4 +100,5 @@ def tail_perplexity(model, ids, tail: int, choose) -> dict:
         "prefill_s": seconds,
         "attention_s": read.seconds if read.taken else None,
         "keys_per_query": read.keys / read.queries if read.queries else None,
+        "left": dict(read.left),
     }
