@@ -107,7 +107,11 @@ def main():
     for method, keys in cases(args.methods):
         if (method, keys, args.clusters, args.device) in done:
             continue
-        rows.append(measure(args, model, images, labels, method, keys))
+        try:
+            rows.append(measure(args, model, images, labels, method, keys))
+        except ValueError as e:  # what a GPU lacks
+            print(json.dumps({"method": method, "keys": keys, "left out": str(e)}), flush=True)
+            continue
         with open(args.out, "a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), flush=True)
