@@ -4,8 +4,8 @@
     prescore.hf.register(method="auto", budget=1280)
     model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="prescore")
 
-Prompts are read by the method; decode steps (fewer than 32 queries) densely, unless routing is
-"strict". Padding on either side is handled row by row. What is not (sliding windows shorter than the
+Prompts are read by the method; decode steps (fewer than 32 queries) densely (on a GPU by transformers'
+own kernels), unless routing is "strict". Padding on either side is handled row by row. What is not (sliding windows shorter than the
 text, soft-caps, biases, gradients, ...) is left to transformers with one warning a reason.
 """
 from __future__ import annotations
@@ -26,6 +26,8 @@ from ._sight import Row, is_plain, pieces, rows_of
 __all__ = ["Options", "Stats", "register", "stats"]
 
 FEW_QUERIES = 32
+# Reasons to leave a call to transformers that need no warning: as asked, and dense either way.
+NOT_CHOSEN, FEW = "layers that were not chosen", "decode steps on a GPU"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ def _why_not(module, query, key, value, dropout, is_causal, kwargs) -> str | Non
     window = kwargs.get("sliding_window")
     unknown = [x for x in ("s_aux", "position_bias", "cu_seq_lens_q") if kwargs.get(x) is not None]
     if not _hf_layers.chosen(_options.layers, module):
-        return ""  # as asked: no warning
+        return NOT_CHOSEN
+    if query.is_cuda and query.shape[2] < FEW_QUERIES and _options.routing != "strict":
+        return FEW
     if not causal:
         return "attention that is not causal"
     if kwargs.get("softcap") is not None:
@@ -156,10 +160,10 @@ def _why_not(module, query, key, value, dropout, is_causal, kwargs) -> str | Non
 
 
 def _leave(reason: str) -> None:
-    if reason and reason not in _warned:
+    if reason not in (NOT_CHOSEN, FEW) and reason not in _warned:
         _warned.add(reason)
         warnings.warn(f"prescore leaves {reason} to transformers", stacklevel=3)
-    _stats.left[reason or "layers that were not chosen"] += 1
+    _stats.left[reason] += 1
 
 
 @torch.compiler.disable
