@@ -86,9 +86,8 @@ json Layer::time(const Candidate& m, std::int64_t n, bool causal) const {
     if (all > limit) n_q = 256;
   }
   std::vector<Counters> runs;
-  if (n <= 32768) call(n_q);
-  for (std::int64_t i = 0; i < (flags.quick ? 1 : n > 32768 ? 1 : repeats); ++i)
-    runs.push_back(call(n_q));
+  const bool once = flags.quick || call(n_q).total_s > 5;  // the first call is not counted
+  for (std::int64_t i = 0; i < (once ? 1 : repeats); ++i) runs.push_back(call(n_q));
   std::sort(runs.begin(), runs.end(),
             [](const Counters& a, const Counters& b) { return a.total_s < b.total_s; });
   const Counters& c = runs[runs.size() / 2];
