@@ -118,8 +118,7 @@ TEST(RoutingKernels, SumsAndSharesAreExact) {
     std::copy_n(x.s.data(), x.vecs * x.s_vec, s.data());
     for (int j = x.n; j < x.vecs * kLanes; ++j)
       for (int r = 0; r < x.rows; ++r)
-        s[static_cast<std::size_t>(j / kLanes) * x.s_vec +
-          static_cast<std::size_t>(r * kLanes + j % kLanes)] = tile::kMasked;
+        s[j / kLanes * x.s_vec + r * kLanes + j % kLanes] = tile::kMasked;
     for (int v = 0; v < x.vecs; v += 3)  // in pieces
       k.add_log_sums(s.data() + v * x.s_vec, x.s_vec, std::min(3, x.vecs - v), x.rows, m.data(),
                      l.data());
