@@ -17,26 +17,17 @@ import sys
 import time
 
 import torch
-import transformers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import prescore.hf
 from prescore import _hf_layers
 from prescore._commands import options as parse
-from prescore._commands.ppl import tail_perplexity
+from prescore._commands.ppl import load, tail_perplexity
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
+import needles as needles_of  # noqa: E402
 
 SDPA = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
-NAMES = ("harbour", "lantern", "orchard", "meadow", "compass", "anchor", "violin", "copper")
-
-
-def load(path):
-    folder, file = os.path.split(path)
-    more = {"gguf_file": file} if file.endswith(".gguf") else {}
-    source = (folder or ".") if more else path
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.bfloat16, attn_implementation="sdpa", **more)
-    return model.cuda().eval(), lambda text: tokenizer(text, add_special_tokens=False).input_ids
 
 
 def attention(model, method):
@@ -60,11 +51,7 @@ def found(model, encode, ids, method, needles):
     """Needles of which every digit is the likeliest token; the question and the answer choose strictly."""
     hits = 0
     for i in range(needles):
-        name, number = f"{NAMES[i % len(NAMES)]} {i}", str(1234567 + 7654321 * (i + 1))[-7:]
-        needle = encode(f"\nThe special magic number for {name} is {number}.\n")
-        question = encode(f"\nWhat is the special magic number for {name} mentioned in the text? The special magic "
-                          f"number for {name} is")
-        answer = encode(f" {number}")
+        needle, question, answer = (encode(text) for text in needles_of.texts(i))
         room = len(ids) - len(needle) - len(question) - len(answer)
         at = int((i + 0.5) / needles * room)
         text = torch.tensor([ids[:at] + needle + ids[at:room]], device="cuda")
@@ -112,7 +99,8 @@ def main():
     parser.add_argument("--tail", type=int, default=2048)
     parser.add_argument("--needles", type=int, default=32)
     args = parser.parse_args()
-    model, encode = load(args.model)
+    model, tokenizer = load(args.model, "bfloat16", "sdpa", "cuda")
+    encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids
     prescore.hf.register()
     texts = {}
     for text in args.text:

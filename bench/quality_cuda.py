@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
+import needles as needles_of
 import prescore_cuda
 from gguf_model import GgufModel
 
@@ -64,14 +65,9 @@ def perplexity(model, ids, attention, yarn):
 def retrieval(model, tokenizer, ids, attention, yarn, needles):
     """Answered needles, at depths spread evenly over the text."""
     encode = lambda text: torch.tensor(tokenizer.encode(text).ids, device=model.device)
-    names = ("harbour", "lantern", "orchard", "meadow", "compass", "anchor", "violin", "copper")
     found = 0
     for i in range(needles):
-        name, number = names[i % len(names)] + f" {i}", str(1234567 + 7654321 * (i + 1))[-7:]
-        needle = encode(f"\nThe special magic number for {name} is {number}.\n")
-        question = encode(f"\nWhat is the special magic number for {name} mentioned in the text? The special magic number "
-                          f"for {name} is")
-        answer = encode(f" {number}")
+        needle, question, answer = (encode(text) for text in needles_of.texts(i))
         room = len(ids) - len(needle) - len(question) - len(answer)
         at = int((i + 0.5) / needles * room)
         text = torch.cat([ids[:at], needle, ids[at:room], question, answer])

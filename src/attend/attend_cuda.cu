@@ -1,6 +1,9 @@
 // The gather-flash kernel for sm_80 and later: one block a tile of 128 queries and head; eight
 // warps of 16 queries share blocks of 64 rows that come from anywhere.
 #include "attend/attend_cuda.cuh"
+
+#include <cstdlib>
+
 #include "attend/rows.cuh"
 #include "attend/softmax.cuh"
 #include "common/mma.cuh"

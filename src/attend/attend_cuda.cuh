@@ -1,8 +1,6 @@
 // Stage `attend` on the GPU.
 #pragma once
 
-#include <cstdlib>
-
 #include "common/device.cuh"
 #include "common/launch.cuh"
 

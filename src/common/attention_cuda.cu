@@ -89,9 +89,10 @@ void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Co
   const bool routed = call.choice.method == Method::kRouted;
   make_tables(p, call.tile, call.plan.tiles, call.segment, call.index.segments, stream);
   if (routed) build_index<T>(p, call.index, stream);
-  if (call.own_scores != nullptr) score_keys<T>(p, call.score, call.own_scores, stream);
-  if (call.own_scores != nullptr && call.sampled)
-    perturb_scores(p, call.score.seed, call.own_scores, stream);
+  if (call.own_scores != nullptr) {
+    score_keys<T>(p, call.score, call.own_scores, stream);
+    if (call.sampled) perturb_scores(p, call.score.seed, call.own_scores, stream);
+  }
   watch.mark(&c.index_s);
   PlanView plan = call.plan;
   const int lists = p.h_q / plan.share;

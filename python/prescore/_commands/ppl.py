@@ -45,20 +45,26 @@ def run(given) -> int:
     return 0
 
 
-def _load(given):
+def load(path: str, dtype: str, attention: str, device: str):
+    """A model of transformers and its tokenizer, from a folder, a name or a .gguf file."""
     import torch
     import transformers
 
-    folder, file = os.path.split(given.model)
+    folder, file = os.path.split(path)
     more = {"gguf_file": file} if file.endswith(".gguf") else {}
-    source = (folder or ".") if more else given.model
+    source = (folder or ".") if more else path
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, **more)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, torch_dtype=getattr(torch, given.dtype), attn_implementation="prescore", **more)
+        source, torch_dtype=getattr(torch, dtype), attn_implementation=attention, **more)
+    return model.to(device).eval(), tokenizer
+
+
+def _load(given):
+    model, tokenizer = load(given.model, given.dtype, "prescore", given.device)
     with open(given.text, encoding="utf-8", errors="replace") as f:
         text = f.read(given.ctx * 16)  # no tokenizer needs more letters a token for long
     ids = tokenizer(text, return_tensors="pt").input_ids[:, : given.ctx]
-    return model.to(given.device).eval(), ids.to(given.device)
+    return model, ids.to(given.device)
 
 
 def _measure(model, ids, tail: int, method: str, given) -> dict:
