@@ -33,9 +33,8 @@ class KMeans : public Segment<T, D> {
  protected:
   using Base::begin, Base::best_columns, Base::centroid, Base::head_, Base::index_, Base::kPairs,
       Base::kPanel, Base::kPanels, Base::label, Base::lane_, Base::n_, Base::order, Base::p_,
-      Base::pair_of, Base::place, Base::prefetch, Base::prefetch_next, Base::restage, Base::scan,
-      Base::segment_, Base::set_bias, Base::shared_, Base::skip_, Base::stage, Base::sum_rows,
-      Base::thread_, Base::warp_, Base::x;
+      Base::pair_of, Base::prefetch, Base::prefetch_next, Base::restage, Base::scan, Base::segment_,
+      Base::set_bias, Base::shared_, Base::skip_, Base::stage, Base::thread_, Base::warp_, Base::x;
 
   __device__ void find_mean() {
     if (kPanels == 1) stage(p_.k, p_.d, 0);
