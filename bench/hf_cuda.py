@@ -34,7 +34,8 @@ def attention(model, method):
     """Sets the model's attention; returns what it runs in."""
     if method in SDPA:
         _hf_layers.set_attention(model, "sdpa")
-        return sdpa_kernel(SDPA[method])
+        # For what the kernel cannot do: questions after a prompt come with a mask.
+        return sdpa_kernel([SDPA[method], SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True)
     _hf_layers.set_attention(model, "prescore")
     return contextlib.nullcontext()
 

@@ -200,6 +200,20 @@ TEST(PlanChoice, TopKTakesTheBestScores) {
   EXPECT_GT(sparse, 20) << "the shapes test nothing";
 }
 
+// Where no window moves with the queries, a small budget does not part them.
+TEST(PlanTiles, NotCausalTheySharePlansThatLookAtPositions) {
+  Case c;
+  c.n_q = c.n_kv = 257, c.causal = false;
+  Data data(c);
+  const std::vector<float> scores(static_cast<std::size_t>(c.b * c.h_kv * c.n_kv), 1.0f);
+  for (const Method m : {Method::kWindow, Method::kTopK}) {
+    PlanOptions o = small_plan(m, 64);
+    o.sinks = o.window = 1, o.tile = 128;
+    const Planned planned = plan_all(data, o, nullptr, &scores);
+    for (const Tile& t : planned.plan.tiles) EXPECT_EQ(t.last - t.first, t.first < 256 ? 128 : 1);
+  }
+}
+
 // Without levels the clusters read are those whose keys hold most attention: nothing left out
 // deserves its place more than anything read, as far as roundings allow.
 TEST(PlanChoice, RoutedTakesTheClustersThatHoldMostAttention) {

@@ -16,35 +16,62 @@ import torch
 import cifar10
 import model as vit
 import tome
+import prescore
 from prescore import vit as sparse
 
 KEYS = (16, 32, 64, 96, 128, 257)
 
 
-def prepare(model, method, keys, clusters):
-    """The model with the method, and the keys that a query of it reads on average."""
-    sparse.unpatch(model)
-    if method == "tome":
-        merging = tome.Merging.for_budget(model, keys)
-        merging(torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device))
-        return merging, sum(merging.tokens) / len(merging.tokens)
-    if method != "dense":
-        sparse.patch(model, method, keys=keys, clusters=clusters)
-    return model, 257 if method == "dense" else keys
+class Reads:
+    """While it lives, counts the keys and stand-ins that queries of prescore.vit read."""
+
+    def __enter__(self):
+        self.queries = self.keys = self.standins = 0
+        self.attention, sparse.attention = sparse.attention, self.counted
+        return self
+
+    def __exit__(self, *_):
+        sparse.attention = self.attention
+
+    def counted(self, q, k, v, **options):
+        o, report = prescore.attention(q, k, v, return_report=True, **options)
+        self.queries += report["queries"]
+        self.keys += report["keys"]
+        self.standins += report["standins"]
+        return o
+
+    def mean(self):
+        return round(self.keys / self.queries, 1), round(self.standins / self.queries, 1)
 
 
 @torch.inference_mode()
-def accuracy(model, images, labels, batch):
+def prepare(model, method, keys, clusters, x):
+    """The model with the method, and the keys and stand-ins that its queries read on average over images x."""
+    sparse.unpatch(model)
+    if method == "tome":
+        merging = tome.Merging.for_budget(model, keys)
+        merging(x)
+        return merging, (round(sum(merging.tokens) / len(merging.tokens), 1), 0)
+    if method == "dense":
+        return model, (257, 0)
+    sparse.patch(model, method, keys=keys, clusters=clusters)
+    with Reads() as reads:
+        model(x)
+    return model, reads.mean()
+
+
+@torch.inference_mode()
+def accuracy(model, images, labels, batch, dtype):
     hits = 0
     for x, y in zip(images.split(batch), labels.split(batch)):
-        hits += (model(cifar10.normalise(x)).argmax(-1) == y).sum().item()
+        hits += (model(cifar10.normalise(x).to(dtype)).argmax(-1) == y).sum().item()
     return 100 * hits / len(labels)
 
 
 @torch.inference_mode()
-def latency_ms(model, images, batch, repeats):
+def latency_ms(model, images, batch, repeats, dtype):
     """Median milliseconds of one batch."""
-    x, times = cifar10.normalise(images[:batch]), []
+    x, times = cifar10.normalise(images[:batch]).to(dtype), []
     wait = torch.cuda.synchronize if x.is_cuda else lambda: None
     for i in range(repeats + 2):
         wait()
@@ -64,11 +91,13 @@ def cases(methods):
 
 
 def measure(args, model, images, labels, method, keys):
-    prepared, read = prepare(model, method, keys, args.clusters)
-    row = {"method": method, "keys": keys, "read": round(read, 1), "clusters": args.clusters, "device": args.device,
-           "accuracy": round(accuracy(prepared, images, labels, args.batch), 2)}
+    some = cifar10.normalise(images[:64]).to(args.dtype)
+    prepared, (read, standins) = prepare(model, method, keys, args.clusters, some)
+    row = {"method": method, "keys": keys, "read": read, "standins": standins, "clusters": args.clusters,
+           "device": args.device, "images": len(images)}
+    row["accuracy"] = round(accuracy(prepared, images, labels, args.batch, args.dtype), 2)
     for batch in args.latency:
-        row[f"ms_{batch}"] = round(latency_ms(prepared, images, batch, 5), 3)
+        row[f"ms_{batch}"] = round(latency_ms(prepared, images, batch, 5, args.dtype), 3)
     return row
 
 
@@ -90,6 +119,7 @@ def main():
     parser.add_argument("--checkpoint", default="data/vit_cifar10.npz")
     parser.add_argument("--out", default="vit.jsonl")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", help="of weights and activations; default float32, on a GPU bfloat16")
     parser.add_argument("--images", type=int, default=10000)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--clusters", type=int, default=5)
@@ -98,7 +128,8 @@ def main():
     parser.add_argument("--latency", nargs="*", type=int, default=[], help="batch sizes to time")
     args = parser.parse_args()
     images, labels = (t[:args.images].to(args.device) for t in cifar10.load(args.data, "test"))
-    model = vit.load(args.checkpoint).to(args.device)
+    args.dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
+    model = vit.load(args.checkpoint).to(args.device, args.dtype)
     rows = []
     if os.path.exists(args.out):
         with open(args.out) as file:

@@ -269,6 +269,12 @@ PRESCORE_API prescore_status prescore_merge_cuda(const prescore_output* into,
 PRESCORE_API prescore_status prescore_score_keys(const prescore_tensor* k, int64_t n,
                                                  const prescore_options* options, float* out);
 
+/* The same on the GPU, in the order of `stream` (a cudaStream_t): k f16 or bf16, of the scores
+ * norm, random, leverage and k-means, see score.h. */
+PRESCORE_API prescore_status prescore_score_keys_cuda(const prescore_tensor* k, int64_t n,
+                                                      const prescore_options* options, float* out,
+                                                      void* stream);
+
 /* Upper bound of the memory that prescore_attention holds beyond inputs and outputs. */
 PRESCORE_API prescore_status prescore_workspace_bytes(const prescore_tensor* q,
                                                       const prescore_tensor* k,

@@ -115,6 +115,12 @@ struct ScoreOptions {
 /// pseudo-inverse: of a key scored later, what lies outside the span of the fitted keys counts 0.
 void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions&, float* out, Executor&);
 
+/// The same of f16 or bf16 keys on the GPU, in the order of `stream` (a cudaStream_t): norm and
+/// random, and, up to 4,096 keys, leverage with a ridge (d <= 128) and k-means (at most 64
+/// clusters). Throws as above, where the GPU lacks the score, and in a build without CUDA.
+void score_keys_cuda(const Tensor& k, std::int64_t n, const ScoreOptions&, float* out,
+                     void* stream);
+
 /// Scores [b, h_kv] of the keys up to the next level, rows `stride` apart.
 struct ScoreLevel {
   std::int64_t fit = 0;  ///< keys that the scores were fitted to

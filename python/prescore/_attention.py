@@ -106,7 +106,8 @@ def score(k: Any, name: str = "leverage", *, n: int | None = None, threads: int 
         k: [b, h_kv, n_kv, d]; see attention for what arrays may be.
         name: "norm", "leverage", "kmeans", "kmedian", "kernel_kmeans", "keydiff", "gaussian_norm",
             "universal" or "random". Scores that look at queries or values ("received", "expected",
-            "value_norm", "oracle") need a call of attention.
+            "value_norm", "oracle") need a call of attention. On a GPU, of float16 or bfloat16: "norm"
+            and "random", and up to 4,096 keys "leverage" (d <= 128) and "kmeans" (clusters <= 64).
         n: score the first n keys; None: all.
         **options: members of the C++ ScoreOptions: clusters, iterations, leverage, fit, seed, ...
 
@@ -121,7 +122,8 @@ def score(k: Any, name: str = "leverage", *, n: int | None = None, threads: int 
     if not isinstance(n, int) or not 1 <= n <= n_kv:
         raise _core.Error(f"[python] keys to score, got {n!r}, want 1 to {n_kv}")
     scores = _arrays.empty((b, h, n), k, "float32")
-    _core.score(view, n, options | {"score": name, "threads": threads}, _writable(scores, "scores"))
+    stream = _arrays.stream(k) if view.on_cuda else None
+    _core.score(view, n, options | {"score": name, "threads": threads}, _writable(scores, "scores"), stream or 0)
     return _arrays.finish(scores, k)
 
 

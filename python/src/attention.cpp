@@ -104,13 +104,18 @@ std::unique_ptr<OwnedPlan> plan(const View& q, const View& k, const View& v,
   });
 }
 
-void score(const View& k, std::int64_t n, const nb::dict& arguments, const View& out) {
+void score(const View& k, std::int64_t n, const nb::dict& arguments, const View& out,
+           std::uintptr_t stream) {
   int threads = 0;
   const ScoreOptions options = to_score_options(arguments, threads);
   const Tensor keys = k.tensor();
-  if (all_on_cuda({&k, &out})) fail("python", "device of k", "cuda", "the CPU");
+  const bool on_gpu = all_on_cuda({&k, &out});
   check(n >= 1 && n <= keys.shape[2], "python", "keys to score", n, "1 to those of k");
   float* to = out.dense_f32(3, keys.shape[0] * keys.shape[1] * n);
+  if (on_gpu) {
+    const nb::gil_scoped_release released;
+    return score_keys_cuda(keys, n, options, to, reinterpret_cast<void*>(stream));
+  }
   run_without_gil(threads, [&](Executor& executor) { score_keys(keys, n, options, to, executor); });
 }
 

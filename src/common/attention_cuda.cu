@@ -134,6 +134,7 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
   check_rows(to, "o");
   call.problem.o = view(to), call.problem.lse = out.lse;
 
+  const DeviceScope device(q.data, "attention", "q");
   const auto stream = static_cast<cudaStream_t>(o.cuda.stream);
   Arena sizing;
   lay_out(o, sizing, call);

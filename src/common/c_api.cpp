@@ -373,6 +373,13 @@ prescore_status prescore_score_keys(const prescore_tensor* k, int64_t n,
   });
 }
 
+prescore_status prescore_score_keys_cuda(const prescore_tensor* k, int64_t n,
+                                         const prescore_options* options, float* out,
+                                         void* stream) {
+  return guarded(
+      [&] { score_keys_cuda(to_tensor(k, "k"), n, to_options(options).score, out, stream); });
+}
+
 prescore_status prescore_workspace_bytes(const prescore_tensor* q, const prescore_tensor* k,
                                          const prescore_tensor* v, const prescore_options* options,
                                          int64_t* bytes) {

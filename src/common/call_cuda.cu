@@ -167,7 +167,9 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   call.rule = {std::min(o.plan.budget, kMost),
                std::min(std::max(o.plan.dense_until, call.choice.crossover), kMost),
                routed ? sinks : std::min(o.plan.sinks, kMost), std::min(o.plan.window, kMost)};
-  p.tile = static_cast<int>(method == Method::kDense ? kTile : tile_size(o.plan, call.rule.sinks));
+  p.tile = static_cast<int>(method == Method::kDense ? kTile
+                            : routed ? routed_tile_size(o.plan, call.rule.sinks, p.causal)
+                                     : tile_size(o.plan, call.rule.sinks, p.causal));
 
   const bool packed = p.cu_q != nullptr;
   const std::int64_t per_sequence = (std::int64_t{p.n_q} + p.tile - 1) / p.tile + 1;

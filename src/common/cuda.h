@@ -8,6 +8,7 @@ namespace prescore::cuda {
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options&);
 void merge(const State& into, const State& other, void* stream);
+void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions&, float* out, void* stream);
 std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v, const Options&);
 
 }  // namespace prescore::cuda

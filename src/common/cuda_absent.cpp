@@ -20,6 +20,9 @@ Report attention(const Tensor&, const Tensor&, const Tensor&, const State&, cons
   refuse("attention");
 }
 void merge(const State&, const State&, void*) { refuse("merge"); }
+void score_keys(const Tensor&, std::int64_t, const ScoreOptions&, float*, void*) {
+  refuse("score");
+}
 std::int64_t workspace_bytes(const Tensor&, const Tensor&, const Tensor&, const Options&) {
   refuse("attention");
 }

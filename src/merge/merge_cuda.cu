@@ -55,6 +55,7 @@ void launch(const State& into, const State& other, cudaStream_t stream) {
 }  // namespace
 
 void merge(const State& into, const State& other, void* on) {
+  const DeviceScope device(into.o.data, "merge", "into.o");
   const auto stream = static_cast<cudaStream_t>(on);
   switch (into.o.dtype) {
     case DType::kF32: return launch<float>(into, other, stream);

@@ -15,10 +15,18 @@ void check_hyper_options(const HyperOptions&);
 void check_plan_options(const PlanOptions&);
 void check_visibility(const Visibility&);
 
-/// Queries of a tile. Where the budget is so small that the window of a tile's last query could
-/// leave out the keys next to its first, every query is a tile of its own.
-inline std::int64_t tile_size(const PlanOptions& o, std::int64_t sinks) noexcept {
-  return o.routing == Routing::kStrict || o.budget < sinks + o.tile ? 1 : o.tile;
+/// Queries of a tile of a plan that looks at positions alone. Not causal, all queries read the
+/// same. Else each is a tile of its own where that is asked for, and where the budget is so small
+/// that the window of a tile's last query could leave out the keys next to its first.
+inline std::int64_t tile_size(const PlanOptions& o, std::int64_t sinks, bool causal) noexcept {
+  const bool alone = o.routing == Routing::kStrict || o.budget < sinks + o.tile;
+  return causal && alone ? 1 : o.tile;
+}
+
+/// Of one that looks at queries.
+inline std::int64_t routed_tile_size(const PlanOptions& o, std::int64_t sinks,
+                                     bool causal) noexcept {
+  return o.routing == Routing::kStrict ? 1 : tile_size(o, sinks, causal);
 }
 
 /// The layout of a tile (layout.h).

@@ -31,14 +31,16 @@ class RoutedPlanner final : public Planner {
   RoutedPlanner(const PlanInputs& in, const PlanOptions& o)
       : in_(in), options_(o), index_(in.index->impl()),
         heads_(o.heads_together ? in.q.shape[1] / index_.h : 1),
-        products_(index_, tile_size(o, index_.options.sinks) == 1),
+        products_(index_, routed_tile_size(o, index_.options.sinks, in.visibility.causal) == 1),
         scratch_(static_cast<std::size_t>(std::max(1, in.workers))),
         log2_(static_cast<std::size_t>(index_.options.segment + 1)) {
     options_.sinks = index_.options.sinks;  // they are in no cluster
     for (std::size_t c = 1; c < log2_.size(); ++c) log2_[c] = std::log2(static_cast<float>(c));
   }
 
-  std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
+  std::int64_t tile() const noexcept override {
+    return routed_tile_size(options_, options_.sinks, in_.visibility.causal);
+  }
 
   bool shared_by_group() const noexcept override { return options_.heads_together; }
 

@@ -32,7 +32,9 @@ class TopKPlanner final : public Planner {
                                : std::min(x.far, static_cast<std::int64_t>(best.size()));
     add_keys(best, n, out);
   }
-  std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
+  std::int64_t tile() const noexcept override {
+    return tile_size(options_, options_.sinks, in_.visibility.causal);
+  }
   bool shared_by_group() const noexcept override { return true; }
 
  private:

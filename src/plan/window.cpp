@@ -15,7 +15,9 @@ class WindowPlanner final : public Planner {
         window_layout(visibility_.end(tile.last - 1), {o.budget, o.dense_until, o.sinks, o.window}),
         out);
   }
-  std::int64_t tile() const noexcept override { return tile_size(options_, options_.sinks); }
+  std::int64_t tile() const noexcept override {
+    return tile_size(options_, options_.sinks, visibility_.causal);
+  }
   bool shared_by_group() const noexcept override { return true; }
 
  private:

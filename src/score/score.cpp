@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "common/check.h"
+#include "common/cuda.h"
 #include "common/random.h"
 #include "score/scorer.h"
 #include "tile/tile.h"
@@ -92,14 +93,28 @@ void apply_score(const FittedScore* fitted, const Tensor& k, std::int64_t b, std
       out[i] = std::numeric_limits<float>::infinity();
 }
 
-void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& o, float* out,
-                Executor& executor) {
+namespace {
+
+void check_keys(const Tensor& k, std::int64_t n, const ScoreOptions& o, const float* out) {
   check_tensor(k, "score", "k");
   check(n >= 1 && n <= k.shape[2], "score", "keys to score", n, "1 to n_kv");
   check(o.fit >= 0 && o.fit <= n, "score", "keys to fit", o.fit, "0 to the number of keys scored");
   check(out != nullptr, "score", "output pointer", 0, "not null");
   check_score_options(o);
   check_rotation(o.rotation, k.shape[3]);
+}
+
+}  // namespace
+
+void score_keys_cuda(const Tensor& k, std::int64_t n, const ScoreOptions& o, float* out,
+                     void* stream) {
+  check_keys(k, n, o, out);
+  cuda::score_keys(k, n, o, out, stream);
+}
+
+void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& o, float* out,
+                Executor& executor) {
+  check_keys(k, n, o, out);
   for (std::int64_t head = 0; head < k.shape[0] * k.shape[1]; ++head) {
     const std::int64_t b = head / k.shape[1], h = head % k.shape[1];
     Fitted fitted;

@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "common/call_cuda.cuh"
+#include "common/cuda.h"
 #include "common/mma.cuh"
 #include "common/random.h"
 #include "score/fitted_cuda.cuh"
@@ -34,7 +36,7 @@ __global__ void random_kernel(std::uint64_t seed, int n, std::int64_t rows, floa
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= rows) return;
   const std::uint64_t start = mix(mix(seed) + static_cast<std::uint64_t>(i / n));
-  out[i] = static_cast<float>(unit(mix(start + static_cast<std::uint64_t>(i % n))));
+  out[i] = static_cast<float>(mix(start + static_cast<std::uint64_t>(i % n)) >> 40) * 0x1p-24f;
 }
 
 // As plan/selection.cpp. What has no share is NaN: last.
@@ -93,6 +95,24 @@ void score_keys(const Problem& p, const ScoreOptions& o, float* out, cudaStream_
 }
 template void score_keys<bf16>(const Problem&, const ScoreOptions&, float*, cudaStream_t);
 template void score_keys<f16>(const Problem&, const ScoreOptions&, float*, cudaStream_t);
+
+void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& o, float* out, void* on) {
+  check(k.dtype != DType::kF32, "score", "dtype of k with device cuda", static_cast<int>(k.dtype),
+        "f16 or bf16");
+  check(o.score != Score::kValueNorm, "score", "score of keys alone", static_cast<int>(o.score),
+        "one that needs no values");
+  check_rows(k, "k");
+  check_score(o, /*causal=*/false, /*packed=*/false, n, k.shape[3]);
+  Problem p{};
+  p.k = view(k), p.sequences = static_cast<int>(k.shape[0]), p.h_kv = static_cast<int>(k.shape[1]);
+  p.n_kv = static_cast<int>(n), p.d = static_cast<int>(k.shape[3]);
+  const DeviceScope device(k.data, "score", "k");
+  const auto stream = static_cast<cudaStream_t>(on);
+  if (k.dtype == DType::kF16)
+    score_keys<f16>(p, o, out, stream);
+  else
+    score_keys<bf16>(p, o, out, stream);
+}
 
 void perturb_scores(const Problem& p, std::uint64_t seed, float* scores, cudaStream_t stream) {
   const std::int64_t rows = std::int64_t{p.batches()} * p.h_kv * p.n_kv;

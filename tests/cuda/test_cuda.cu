@@ -322,6 +322,46 @@ TEST(CudaErrors, EachMistakeIsOneSentence) {
   });
 }
 
+TEST(CudaErrors, MemoryOfTheHostIsRefused) {
+  PRESCORE_NEEDS_GPU();
+  Data data(gpu_case(1, 2, 1, 40, 600, 64, 64));
+  Options o = method(Method::kDense);
+  o.device = Device::kCuda;
+  try {
+    attention(data.q.view(), data.k.view(), data.v.view(), {data.o.out(), nullptr}, o);
+    FAIL() << "was accepted";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("memory of q"), std::string::npos) << e.what();
+  }
+}
+
+// Whichever device is the current one; it stays so.
+TEST(CudaDevices, ACallRunsWhereItsArraysAre) {
+  PRESCORE_NEEDS_GPU();
+  if (gpus().size() < 2) GTEST_SKIP() << "one GPU";
+  Data data(gpu_case(1, 2, 1, 40, 600, 64, 64));
+  ok(cudaSetDevice(1));
+  {
+    DeviceCase d(data);
+    cudaStream_t stream;
+    ok(cudaStreamCreate(&stream));
+    Options o = method(Method::kRouted);
+    o.device = Device::kCuda, o.causal = data.shape.causal, o.scale = data.scale();
+    o.plan.budget = 600, o.cuda.stream = stream;
+    ok(cudaSetDevice(0));
+    attention(d.q.view(), d.k.view(), d.v.view(), d.state(), o);
+    int current = -1;
+    ok(cudaGetDevice(&current));
+    EXPECT_EQ(current, 0);
+    ok(cudaStreamSynchronize(stream));
+    ok(cudaSetDevice(1));
+    d.o.copy_back(), d.lse.copy_back();
+    ok(cudaStreamDestroy(stream));
+  }
+  ok(cudaSetDevice(0));
+  expect_near_dense(data);
+}
+
 // Keys that only seem to be there (strides of zero): the call fails before it reads them, with the
 // cause, and the next call works.
 TEST(CudaErrors, WhatTheGpuRefusesIsAnErrorWithItsCause) {

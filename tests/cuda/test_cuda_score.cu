@@ -58,6 +58,22 @@ TEST(CudaScore, NormsRandomAndLeverageAreThoseOfTheCpu) {
   }
 }
 
+// By the call that looks at keys alone, of the first of them.
+TEST(CudaScore, KeysAloneAreScoredAlike) {
+  PRESCORE_NEEDS_GPU();
+  Data data(few_keys(64));
+  for (const Score s : {Score::kKeyNorm, Score::kRandom, Score::kLeverage}) {
+    const ScoreOptions o{.score = s, .seed = 5};
+    SCOPED_TRACE(testing::Message() << name(o));
+    const DeviceCase on(data);
+    const DeviceArray<float> out(static_cast<std::size_t>(2 * 3 * 200));
+    score_keys_cuda(on.k.view(), 200, o, out.data(), nullptr);
+    ok(cudaDeviceSynchronize());
+    expect_scores(out.get(), score(data.k, 200, o), s == Score::kLeverage ? 2e-3 : 1e-5);
+  }
+  EXPECT_THROW(score_keys_cuda(DeviceCase(data).k.view(), 258, {}, nullptr, nullptr), Error);
+}
+
 // From the same draws. Keys in blobs far apart: no assignment hangs on a rounding.
 TEST(CudaScore, KMeansIsThatOfTheCpu) {
   PRESCORE_NEEDS_GPU();
