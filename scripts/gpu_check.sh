@@ -34,7 +34,7 @@ if command -v compute-sanitizer >/dev/null; then
   # The oracle on the CPU takes most of the time: the tools watch the tests that exercise each kernel once.
   for tool in memcheck racecheck initcheck synccheck; do
     step "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$tests" \
-      --gtest_filter='*TwoRunsAreEqual*:*PackedSequences*:*LargeBudgets*:CudaPlan.EqualKeys*'
+      --gtest_filter='*TwoRunsAreEqual*:*PackedSequences*:*LargeBudgets*:CudaPlan.EqualKeys*:CudaScore.*'
   done
 else
   skipped+=("compute-sanitizer: not installed")

@@ -52,8 +52,12 @@ def test_errors(qkv):
         prescore.torch.attention(*qkv, bugdet=3)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not (torch.cuda.is_available() and prescore.gpus()), reason="no GPU, or a build without CUDA")
+def needs_gpu(test):
+    missing = not (torch.cuda.is_available() and prescore.gpus())
+    return pytest.mark.gpu(pytest.mark.skipif(missing, reason="no GPU, or a build without CUDA")(test))
+
+
+@needs_gpu
 @pytest.mark.parametrize("method", ["dense", "routed"])
 def test_on_a_gpu_on_the_current_stream(qkv, method):
     q, k, v = (x.cuda().half() for x in qkv)
@@ -64,3 +68,14 @@ def test_on_a_gpu_on_the_current_stream(qkv, method):
     torch.testing.assert_close(o, sdpa(q, k, v), atol=1e-2, rtol=0)
     with pytest.raises(ValueError, match="device of k"):
         prescore.attention(q, k.cpu(), v)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ["random", "norm", "leverage"])
+def test_scores_on_a_gpu_are_those_of_the_cpu(qkv, name):
+    k = qkv[1].half()
+    got = prescore.score(k.cuda(), name, seed=3)
+    assert got.is_cuda
+    torch.testing.assert_close(got.cpu(), prescore.score(k, name, seed=3), atol=1e-4, rtol=2e-3)
+    with pytest.raises(ValueError, match="dtype of k"):
+        prescore.score(k.cuda().float(), name)
