@@ -14,6 +14,7 @@ using namespace cli;
 
 constexpr double kWidth = 330, kHeight = 250, kLeft = 64, kTop = 84, kGapX = 70, kGapY = 84;
 constexpr std::size_t kAcross = 3;
+constexpr double kLetter = 6.2;  // of a small text, on average
 constexpr const char* kColours[] = {"#3566a8", "#b4502d", "#3c8a4e", "#8a5aa8",
                                     "#c08a1e", "#2a8c9c", "#a83b62", "#6b7a2a",
                                     "#5d6670", "#d0702e", "#4e4ea8", "#7a4a2a"};
@@ -118,7 +119,10 @@ std::string line_chart(const std::string& title, const std::vector<Panel>& panel
   const std::size_t across = std::min(kAcross, std::max<std::size_t>(1, panels.size()));
   const std::size_t down = (panels.size() + across - 1) / across;
   const double width = kLeft + static_cast<double>(across) * (kWidth + kGapX);
-  const auto per_line = static_cast<std::size_t>((width - 32) / 160);
+  std::size_t longest = 0;
+  for (const std::string& name : names) longest = std::max(longest, name.size());
+  const double entry = kLetter * static_cast<double>(longest) + 36;
+  const auto per_line = std::max<std::size_t>(1, static_cast<std::size_t>((width - 32) / entry));
   const double legend = 18.0 * static_cast<double>((names.size() + per_line - 1) / per_line);
   const double bottom = kTop + static_cast<double>(down) * (kHeight + kGapY) - 20;
   std::string out = svg_begin(width, bottom + legend + 12) + svg_text(16, 26, title, kSvgTitle);
@@ -126,7 +130,7 @@ std::string line_chart(const std::string& title, const std::vector<Panel>& panel
     out += draw_panel(panels[i], kLeft + static_cast<double>(i % across) * (kWidth + kGapX),
                       kTop + static_cast<double>(i / across) * (kHeight + kGapY), names);
   for (std::size_t i = 0; i < names.size(); ++i) {
-    const double x = 16 + 160.0 * static_cast<double>(i % per_line);
+    const double x = 16 + entry * static_cast<double>(i % per_line);
     const double y = bottom + 18.0 * static_cast<double>(i / per_line);
     out += fmt::format("<path d=\"M{:.1f} {:.1f}h16\" stroke=\"{}\" stroke-width=\"2\"{}/>\n", x,
                        y - 4, dashed[i] ? "#222222" : kColours[i % std::size(kColours)],
@@ -143,7 +147,7 @@ constexpr double kCellX = 46, kCellY = 22, kMapTop = 48, kMapGap = 24;
 double names_width(const HeatMap& m) {
   std::size_t longest = 8;
   for (const std::string& name : m.rows) longest = std::max(longest, name.size());
-  return 6.2 * static_cast<double>(longest) + 8;
+  return kLetter * static_cast<double>(longest) + 8;
 }
 double width_of(const HeatMap& m) {
   return names_width(m) + kCellX * static_cast<double>(m.columns.size());
