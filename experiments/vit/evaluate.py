@@ -44,10 +44,16 @@ class Reads:
         return round(self.keys / self.queries, 1), round(self.standins / self.queries, 1)
 
 
+def inputs(model, images):
+    """Images as the model takes them."""
+    return cifar10.normalise(images).to(next(model.parameters()).dtype)
+
+
 @torch.inference_mode()
-def prepare(model, method, keys, clusters, x):
-    """The model with the method, and the keys and stand-ins that its queries read on average over images x."""
+def prepare(model, method, keys, clusters, images):
+    """The model with the method, and the keys and stand-ins that its queries read on average over some images."""
     sparse.unpatch(model)
+    x = inputs(model, images[:64])
     if method == "tome":
         merging = tome.Merging.for_budget(model, keys)
         merging(x)
@@ -61,17 +67,17 @@ def prepare(model, method, keys, clusters, x):
 
 
 @torch.inference_mode()
-def accuracy(model, images, labels, batch, dtype):
+def accuracy(model, images, labels, batch):
     hits = 0
     for x, y in zip(images.split(batch), labels.split(batch)):
-        hits += (model(cifar10.normalise(x).to(dtype)).argmax(-1) == y).sum().item()
+        hits += (model(inputs(model, x)).argmax(-1) == y).sum().item()
     return 100 * hits / len(labels)
 
 
 @torch.inference_mode()
-def latency_ms(model, images, batch, repeats, dtype):
+def latency_ms(model, images, batch, repeats):
     """Median milliseconds of one batch."""
-    x, times = cifar10.normalise(images[:batch]).to(dtype), []
+    x, times = inputs(model, images[:batch]), []
     wait = torch.cuda.synchronize if x.is_cuda else lambda: None
     for i in range(repeats + 2):
         wait()
@@ -91,13 +97,12 @@ def cases(methods, budgets):
 
 
 def measure(args, model, images, labels, method, keys):
-    some = cifar10.normalise(images[:64]).to(args.dtype)
-    prepared, (read, standins) = prepare(model, method, keys, args.clusters, some)
+    prepared, (read, standins) = prepare(model, method, keys, args.clusters, images)
     row = {"method": method, "keys": keys, "read": read, "standins": standins, "clusters": args.clusters,
            "device": args.device, "images": len(images)}
-    row["accuracy"] = round(accuracy(prepared, images, labels, args.batch, args.dtype), 2)
+    row["accuracy"] = round(accuracy(prepared, images, labels, args.batch), 2)
     for batch in args.latency:
-        row[f"ms_{batch}"] = round(latency_ms(prepared, images, batch, 5, args.dtype), 3)
+        row[f"ms_{batch}"] = round(latency_ms(prepared, images, batch, 5), 3)
     return row
 
 
@@ -137,8 +142,8 @@ def main():
     parser.add_argument("--latency", nargs="*", type=int, default=[], help="batch sizes to time")
     args = parser.parse_args()
     images, labels = (t[:args.images].to(args.device) for t in cifar10.load(args.data, "test"))
-    args.dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
-    model = vit.load(args.checkpoint).to(args.device, args.dtype)
+    dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
+    model = vit.load(args.checkpoint).to(args.device, dtype)
     rows = []
     if os.path.exists(args.out):
         with open(args.out) as file:

@@ -67,10 +67,8 @@ def finetune(args, model, method, keys, images, labels):
 
 
 def measured(args, model, method, keys, test):
-    model = model.to(torch.bfloat16)
-    some = cifar10.normalise(test[0][:64]).to(torch.bfloat16)
-    prepared, _ = evaluate.prepare(model, method, keys, 5, some)
-    return round(evaluate.accuracy(prepared, *test, 250, torch.bfloat16), 2)
+    prepared, _ = evaluate.prepare(model.to(torch.bfloat16), method, keys, 5, test[0])
+    return round(evaluate.accuracy(prepared, *test, 250), 2)
 
 
 def main():

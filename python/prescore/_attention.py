@@ -122,8 +122,8 @@ def score(k: Any, name: str = "leverage", *, n: int | None = None, threads: int 
     if not isinstance(n, int) or not 1 <= n <= n_kv:
         raise _core.Error(f"[python] keys to score, got {n!r}, want 1 to {n_kv}")
     scores = _arrays.empty((b, h, n), k, "float32")
-    stream = _arrays.stream(k) if view.on_cuda else None
-    _core.score(view, n, options | {"score": name, "threads": threads}, _writable(scores, "scores"), stream or 0)
+    options |= {"score": name, "threads": threads}
+    _core.score(view, n, options, _writable(scores, "scores"), _stream(k, view))
     return _arrays.finish(scores, k)
 
 
@@ -143,8 +143,7 @@ def merge(o: Any, lse: Any, other_o: Any, other_lse: Any):
     arrays = (o, lse, other_o, other_lse)
     views = [_writable(x, name) for x, name in zip(arrays[:2], names)]
     views += [_core.View(x, name) for x, name in zip(arrays[2:], names[2:])]
-    stream = _arrays.stream(o) if views[0].on_cuda else None
-    _core.merge(*views, stream or 0)
+    _core.merge(*views, _stream(o, views[0]))
     return o, lse
 
 
@@ -158,6 +157,11 @@ def _writable(x: Any, name: str) -> Any:
     if _arrays.framework(x) == "jax":  # its DLPack does not say that its arrays never change
         raise TypeError(f"[python] {name}, got an array of JAX, want one that can be written in place")
     return _core.View(x, name, True)
+
+
+def _stream(x: Any, view: Any) -> int:
+    """The framework's current stream; 0, the default one, also for what is not on a GPU."""
+    return (_arrays.stream(x) if view.on_cuda else None) or 0
 
 
 def _shape(view: Any, name: str) -> tuple[int, ...]:

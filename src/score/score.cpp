@@ -4,7 +4,7 @@
 
 #include "common/check.h"
 #include "common/cuda.h"
-#include "common/random.h"
+#include "score/random_score.h"
 #include "score/scorer.h"
 #include "tile/tile.h"
 
@@ -81,9 +81,7 @@ void apply_score(const FittedScore* fitted, const Tensor& k, std::int64_t b, std
                  Executor& executor) {
   if (begin >= end) return;
   if (fitted == nullptr) {  // random, by the number of the key
-    const std::uint64_t start = mix(mix(o.seed) + static_cast<std::uint64_t>(b * k.shape[1] + h));
-    for (std::int64_t i = begin; i < end; ++i)
-      out[i] = static_cast<float>(mix(start + static_cast<std::uint64_t>(i)) >> 40) * 0x1p-24f;
+    for (std::int64_t i = begin; i < end; ++i) out[i] = random_score(o.seed, b * k.shape[1] + h, i);
     return;
   }
   const HeadKeys keys(k, b, h, begin, end, executor, rotation_of(o));

@@ -8,6 +8,7 @@
 #include "common/mma.cuh"
 #include "common/random.h"
 #include "score/fitted_cuda.cuh"
+#include "score/random_score.h"
 
 namespace prescore::cuda {
 namespace {
@@ -34,9 +35,7 @@ __global__ void norm_kernel(const View x, int h, int n, int width, std::int64_t 
 
 __global__ void random_kernel(std::uint64_t seed, int n, std::int64_t rows, float* out) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= rows) return;
-  const std::uint64_t start = mix(mix(seed) + static_cast<std::uint64_t>(i / n));
-  out[i] = static_cast<float>(mix(start + static_cast<std::uint64_t>(i % n)) >> 40) * 0x1p-24f;
+  if (i < rows) out[i] = random_score(seed, i / n, i % n);
 }
 
 // As plan/selection.cpp. What has no share is NaN: last.
