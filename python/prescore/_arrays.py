@@ -19,9 +19,10 @@ def empty(shape: tuple[int, ...], like: Any, dtype: Any = None):
         return torch.empty(shape, dtype=torch.float32 if dtype else like.dtype, device=like.device)
     import numpy as np
 
-    dtype = np.dtype(dtype or getattr(like, "dtype", np.asarray(like).dtype))
+    dtype = dtype or (like.dtype if hasattr(like, "dtype") else np.asarray(like).dtype)
     if kind == "cupy":
-        return sys.modules["cupy"].empty(shape, dtype)
+        with like.device:
+            return sys.modules["cupy"].empty(shape, dtype)
     return np.empty(shape, dtype)
 
 

@@ -1,5 +1,6 @@
 // Leverage and k-means of heads with few keys (Vision Transformers): one block a (batch, key head),
-// whose keys stay in the cache. Non-finite keys take no part and score +inf.
+// whose keys stay in shared memory, or in the cache where they are too many. Non-finite keys take
+// no part and score +inf.
 #include "score/fitted_cuda.cuh"
 
 #include <algorithm>
@@ -11,6 +12,7 @@ namespace prescore::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kMostShared = 96 * 1024;  // with keys: two blocks a multiprocessor, and sm_86 has it
 
 /// The keys of one head.
 template <typename T>
@@ -21,6 +23,18 @@ struct Keys {
 
   __device__ Keys(const Problem& p)
       : data(row<T>(p.k, blockIdx.y, blockIdx.x, 0)), stride(p.k.n), n(p.n_kv), d(p.d) {}
+  /// From now on reads a copy in shared memory, rows a bank apart; for all threads of the block.
+  __device__ void stage(unsigned char* shared) {
+    auto* to = reinterpret_cast<std::uint32_t*>(shared);
+    const int pairs = d / 2;
+    for (int j = static_cast<int>(threadIdx.x); j < n * pairs; j += kThreads) {
+      const int i = j / pairs, c = j % pairs;
+      to[i * (pairs + 1) + c] = reinterpret_cast<const std::uint32_t*>(data + i * stride)[c];
+    }
+    data = reinterpret_cast<const T*>(shared), stride = d + 2;
+    __syncthreads();
+  }
+  static int staged_bytes(int n, int d) { return n * (d + 2) * 2; }
   __device__ float at(int i, int c) const { return static_cast<float>(data[i * stride + c]); }
   /// body(column, two neighbouring numbers) over a key.
   template <typename Body>
@@ -50,28 +64,38 @@ __device__ X block_sum(X x, X* scratch) {
 // --- k-means -------------------------------------------------------------------------------------
 
 struct KMeansShared {
-  static constexpr int scratch = 0;                      // [threads] doubles
-  static constexpr int least = scratch + kThreads * 8;   // [keys] squared distances to seeds
-  static constexpr int label = least + kMostFitted * 4;  // [keys], kNoCluster: not finite
-  static constexpr int total = label + kMostFitted;      // [clusters] distances of members
-  static constexpr int chosen = total + kMostCentres * 4;
-  static constexpr int centre = chosen + 16;  // [clusters][d]
-  static int bytes(int clusters, int d) { return centre + clusters * d * 4; }
+  int slices;          // parts of the keys that are summed side by side
+  int chosen, centre;  // after [threads] doubles; [clusters][d]
+  int total;           // [clusters] distances of members
+  int sum, count;      // [slices][clusters][d], [slices][clusters]
+  int least;           // [keys] squared distances to seeds
+  int label;           // [keys], kNoCluster: not finite
+  int bytes;           // then keys [keys][d + 2], where there is room
+
+  __host__ __device__ KMeansShared(int n, int clusters, int d)
+      : slices(kThreads / d), chosen(kThreads * 8), centre(chosen + 16),
+        total(centre + clusters * d * 4), sum(total + clusters * 4),
+        count(sum + slices * clusters * d * 4), least(count + slices * clusters * 4),
+        label(least + n * 4), bytes((label + n + 15) / 16 * 16) {}
 };
 constexpr std::uint8_t kNoCluster = 255;
 
 template <typename T>
 class KMeansOf {
-  using S = KMeansShared;
-
  public:
-  __device__ KMeansOf(const Problem& p, int clusters, unsigned char* shared)
+  __device__ KMeansOf(const Problem& p, int clusters, bool staged, unsigned char* shared)
       : keys_(p), clusters_(clusters), thread_(static_cast<int>(threadIdx.x)),
-        scratch_(reinterpret_cast<double*>(shared + S::scratch)),
-        least_(reinterpret_cast<float*>(shared + S::least)), label_(shared + S::label),
-        total_(reinterpret_cast<float*>(shared + S::total)),
-        chosen_(reinterpret_cast<int*>(shared + S::chosen)),
-        centre_(reinterpret_cast<float*>(shared + S::centre)) {}
+        scratch_(reinterpret_cast<double*>(shared)) {
+    const KMeansShared at(keys_.n, clusters, keys_.d);
+    slices_ = at.slices;
+    least_ = reinterpret_cast<float*>(shared + at.least), label_ = shared + at.label;
+    total_ = reinterpret_cast<float*>(shared + at.total);
+    chosen_ = reinterpret_cast<int*>(shared + at.chosen);
+    centre_ = reinterpret_cast<float*>(shared + at.centre);
+    sum_ = reinterpret_cast<float*>(shared + at.sum);
+    count_ = reinterpret_cast<float*>(shared + at.count);
+    if (staged) keys_.stage(shared + at.bytes);
+  }
 
   __device__ void run(std::uint64_t seed, int iterations, ClusterScore kind, float* out) {
     for (int i = thread_; i < keys_.n; i += kThreads)
@@ -141,13 +165,31 @@ class KMeansOf {
     }
     __syncthreads();
   }
-  // Each centre to the mean of its keys, a thread a coordinate; an empty one keeps its place.
+  // Each centre to the mean of its keys; an empty one keeps its place. A thread sums a coordinate
+  // over a slice of the keys.
   __device__ void update() {
-    for (int j = thread_; j < clusters_ * keys_.d; j += kThreads) {
-      const int c = j / keys_.d, at = j % keys_.d;
+    const int d = keys_.d, size = clusters_ * d, slice = thread_ / d, column = thread_ % d;
+    if (slice < slices_) {
+      float *sum = sum_ + slice * size + column, *count = count_ + slice * clusters_;
+      for (int c = 0; c < clusters_; ++c) sum[c * d] = 0;
+      for (int c = column; c < clusters_; c += d) count[c] = 0;
+    }
+    __syncthreads();
+    if (slice < slices_) {
+      float *sum = sum_ + slice * size + column, *count = count_ + slice * clusters_;
+      const int each = (keys_.n + slices_ - 1) / slices_, last = min((slice + 1) * each, keys_.n);
+      for (int i = slice * each; i < last; ++i) {
+        const int c = label_[i];
+        if (c == kNoCluster) continue;
+        sum[c * d] += keys_.at(i, column);
+        if (column == 0) ++count[c];
+      }
+    }
+    __syncthreads();
+    for (int j = thread_; j < size; j += kThreads) {
       float sum = 0, count = 0;
-      for (int i = 0; i < keys_.n; ++i)
-        if (label_[i] == c) sum += keys_.at(i, at), ++count;
+      for (int s = 0; s < slices_; ++s)
+        sum += sum_[s * size + j], count += count_[s * clusters_ + j / d];
       if (count > 0) centre_[j] = sum / count;
     }
     __syncthreads();
@@ -176,22 +218,21 @@ class KMeansOf {
   }
 
   Keys<T> keys_;
-  int clusters_, thread_;
+  int clusters_, thread_, slices_;
   double* scratch_;
-  float* least_;
+  float *least_, *total_, *centre_, *sum_, *count_;
   std::uint8_t* label_;
-  float* total_;
   int* chosen_;
-  float* centre_;
 };
 
 template <typename T>
 __global__ __launch_bounds__(kThreads) void kmeans_kernel(const Problem p, int clusters,
-                                                          std::uint64_t seed, int iterations,
-                                                          ClusterScore kind, float* out) {
+                                                          bool staged, std::uint64_t seed,
+                                                          int iterations, ClusterScore kind,
+                                                          float* out) {
   extern __shared__ __align__(16) unsigned char shared[];
   const std::uint64_t head = blockIdx.y * static_cast<unsigned>(p.h_kv) + blockIdx.x;
-  KMeansOf<T>(p, clusters, shared)
+  KMeansOf<T>(p, clusters, staged, shared)
       .run(mix(seed) + head, iterations, kind, out + static_cast<std::int64_t>(head) * p.n_kv);
 }
 
@@ -201,13 +242,14 @@ __global__ __launch_bounds__(kThreads) void kmeans_kernel(const Problem p, int c
 // of that; both lower triangles.
 template <typename T>
 __global__ __launch_bounds__(kThreads) void leverage_kernel(const Problem p, float ridge,
-                                                            float* out) {
+                                                            bool staged, float* out) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float scratch[kWarps];
-  const Keys<T> keys(p);
+  Keys<T> keys(p);
   const int thread = static_cast<int>(threadIdx.x), d = keys.d, n = keys.n;
   float* m = reinterpret_cast<float*>(shared);
   std::uint8_t* finite = shared + d * d * 4;
+  if (staged) keys.stage(finite + (n + 15) / 16 * 16);
   out += (std::int64_t{blockIdx.y} * p.h_kv + blockIdx.x) * n;
   for (int i = thread; i < n; i += kThreads) finite[i] = keys.finite(i) ? 1 : 0;
   __syncthreads();
@@ -268,19 +310,24 @@ __global__ __launch_bounds__(kThreads) void leverage_kernel(const Problem p, flo
 template <typename T>
 void score_fitted(const Problem& p, const ScoreOptions& o, float* out, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(p.h_kv), static_cast<unsigned>(p.batches()));
+  const int room = Keys<T>::staged_bytes(p.n_kv, p.d);
   if (o.score == Score::kLeverage) {
-    const int bytes = p.d * p.d * 4 + p.n_kv;
+    const int own = p.d * p.d * 4 + (p.n_kv + 15) / 16 * 16;
+    const bool staged = own + room <= kMostShared;
+    const int bytes = staged ? own + room : own;
     allow_shared(leverage_kernel<T>, bytes, "score");
     leverage_kernel<T><<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(
-        p, static_cast<float>(o.ridge), out);
+        p, static_cast<float>(o.ridge), staged, out);
     return check_launch("score", "leverage_kernel");
   }
   const int clusters =
       static_cast<int>(std::min<std::int64_t>(o.clusters > 0 ? o.clusters : p.d + 1, p.n_kv));
-  const int bytes = KMeansShared::bytes(clusters, p.d);
+  const int own = KMeansShared(p.n_kv, clusters, p.d).bytes;
+  const bool staged = own + room <= kMostShared;
+  const int bytes = staged ? own + room : own;
   allow_shared(kmeans_kernel<T>, bytes, "score");
   kmeans_kernel<T><<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(
-      p, clusters, o.seed, static_cast<int>(o.iterations), o.cluster_score, out);
+      p, clusters, staged, o.seed, static_cast<int>(o.iterations), o.cluster_score, out);
   check_launch("score", "kmeans_kernel");
 }
 template void score_fitted<bf16>(const Problem&, const ScoreOptions&, float*, cudaStream_t);

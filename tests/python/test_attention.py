@@ -62,6 +62,16 @@ def test_out_is_written_in_place(rng):
     np.testing.assert_allclose(out, reference(q, k, v)[0], atol=2e-3)
 
 
+def test_results_are_allocated_without_reading_the_argument():
+    class OnAnotherDevice:
+        dtype = np.dtype("float16")
+
+        def __array__(self, *_, **__):
+            raise TypeError("no implicit copy")
+
+    assert prescore._arrays.empty((2, 3), OnAnotherDevice()).dtype == np.float16
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_torch(rng, dtype):
     torch = pytest.importorskip("torch")
