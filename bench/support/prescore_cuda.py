@@ -4,7 +4,7 @@ import os
 
 import torch
 
-METHODS = {"auto": 0, "dense": 1, "window": 2, "topk": 3, "routed": 4}
+METHODS = {"auto": 0, "dense": 1, "window": 2, "topk": 3, "routed": 4, "hyper": 5, "prescored_hyper": 6}
 DTYPES = {torch.float16: 1, torch.bfloat16: 2}
 i32, i64, f32, f64, ptr = C.c_int32, C.c_int64, C.c_float, C.c_double, C.c_void_p
 
@@ -20,6 +20,11 @@ class Output(C.Structure):
 class IndexOptions(C.Structure):
     _fields_ = [("struct_size", C.c_size_t), ("segment", i64), ("cluster", i64), ("group", i64),
                 ("iterations", i64), ("sinks", i64), ("packed", i32)]
+
+
+class HyperOptions(C.Structure):
+    _fields_ = [("struct_size", C.c_size_t), ("centred", i32), ("projections", i64), ("block", i64), ("samples", i64),
+                ("leaf", i64), ("selected", i64)]
 
 
 class CudaOptions(C.Structure):
@@ -59,7 +64,7 @@ def _fill(struct, t):
 
 
 def parse(method):
-    """NAME[:OPTION=VALUE...] as (name, options of prescore_options, those of prescore_index_options: `index.OPTION`)."""
+    """NAME[:OPTION=VALUE...] as (name, options of prescore_options and, as `hyper.OPTION`, of its hyper, those of its index: `index.OPTION`)."""
     name, *given = method.split(":")
     options, index = {}, {}
     for option in given:
@@ -84,8 +89,10 @@ def attention(q, k, v, method="routed", causal=True, count=False, index=None, ls
     for name, value in (index or {}).items():
         setattr(shape, name, value)
     opt.index = C.addressof(shape)
+    hyper = _init(HyperOptions(), "prescore_hyper_options_init")
+    opt.hyper = C.addressof(hyper)
     for name, value in options.items():
-        setattr(opt, name, value)
+        setattr(hyper if name.startswith("hyper.") else opt, name.removeprefix("hyper."), value)
     report = _init(Report(), "prescore_report_init")
     tensors = [_fill(Tensor(), t) for t in (q, k, v)]
     if _lib.prescore_attention(*(C.byref(t) for t in tensors), C.byref(to), C.byref(opt), C.byref(report)):

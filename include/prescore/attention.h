@@ -79,9 +79,9 @@ std::vector<Gpu> gpus();
 /// a multiple of h_kv; d and d_v from 1 to 512; dtypes of k and v equal. With options.causal query
 /// i sees keys [0, n_kv - n_q + i]. Throws Error on anything else.
 /// Device::kCuda: tensors, lse included, on the GPU; q, k, v and o all f16 or all bf16; d and d_v
-/// multiples of 8 up to 256; rows aligned to 16 bytes; methods auto, dense, window, routed and
-/// topk, of norms, random, your own scores, and, not causal, leverage or k-means of up to 4,096
-/// keys.
+/// multiples of 8 up to 256; rows aligned to 16 bytes; all methods, hyper without packed sequences
+/// and with at most 10 projections; scores: norms, random, your own, and, not causal, leverage or
+/// k-means of up to 4,096 keys.
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options& options = {});
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,

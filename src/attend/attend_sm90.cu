@@ -194,7 +194,8 @@ class Consumer {
     for (int r = 0; r < 2; ++r) {
       const float sum = quad_sum(softmax.l[r]);
       const int i = my_row_ + 8 * r;
-      if (i < tile.rows) store_row<T, D / 8>(p_, tile, w.head(), i, o, r, lane_, softmax.m[r], sum);
+      if (i < tile.rows)
+        store_row<T, D / 8>(p_, tile.batch, {w.head(), tile.q + i}, o, r, lane_, softmax.m[r], sum);
     }
   }
 

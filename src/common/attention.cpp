@@ -218,7 +218,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   }
   if (hyper) {  // keys in hash order by level, projections, lanes and tiles, o and lse
     const std::int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
-    const HyperSizes sizes(options.plan, options.causal);
+    const HyperSizes sizes(options.plan, options.causal, k.shape[2]);
     const std::int64_t leaf = std::max<std::int64_t>(1, sizes.leaf);
     std::int64_t levels = 1;
     while ((leaf << levels) <= k.shape[2]) ++levels;

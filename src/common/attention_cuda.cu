@@ -35,6 +35,11 @@ __global__ void count_reads(const Problem p, const PlanView plan, unsigned long 
   if (i >= plan.tiles * plan.lists) return;
   const TileInfo tile = plan.tile[i % plan.tiles];
   const Reads r = plan.reads[i];
+  if (plan.lane != nullptr) {  // these queries were counted
+    atomicAdd(to + 2,
+              static_cast<unsigned long long>(tile.rows) * static_cast<unsigned long long>(r.keys));
+    return;
+  }
   unsigned long long visible = 0, keys = 0;
   for (int q = 0; q < tile.rows; ++q) {
     const int end = tile.end(p, q);
@@ -83,36 +88,81 @@ class Stopwatch {
   std::vector<Mark> marks_;
 };
 
+// The stages of a call, each marked on the watch.
 template <typename T>
-void run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Counters& c) {
-  const Problem& p = call.problem;
-  const bool routed = call.choice.method == Method::kRouted;
-  make_tables(p, call.tile, call.plan.tiles, call.segment, call.index.segments, stream);
-  if (routed) build_index<T>(p, call.index, stream);
-  if (call.own_scores != nullptr) {
-    score_keys<T>(p, call.score, call.own_scores, stream);
-    if (call.sampled) perturb_scores(p, call.score.seed, call.own_scores, stream);
+class Run {
+ public:
+  Run(const Call& call, cudaStream_t stream, bool count, Stopwatch& watch, Counters& counters)
+      : call_(call), p_(call.problem), stream_(stream), count_(count), watch_(watch),
+        counters_(counters) {}
+
+  void all() {
+    const bool hyper = call_.hyper.leaves > 0;
+    make_tables(p_, call_.tile, call_.plan.tiles, call_.segment, call_.index.segments, stream_);
+    if (call_.choice.method == Method::kRouted) build_index<T>(p_, call_.index, stream_);
+    if (call_.own_scores != nullptr) score();
+    if (hyper) hash_hyper<T>(p_, call_.hyper, stream_);
+    watch_.mark(&counters_.index_s);
+    PlanView plan = call_.plan;
+    const int lists = p_.h_q / plan.share;
+    for (int i = 0; i < lists; i += call_.plan.lists) {
+      plan.first_list = i, plan.lists = std::min(call_.plan.lists, lists - i);
+      make_plans(plan);
+      execute(plan);
+    }
+    if (hyper)
+      for (int i = 0; i < p_.h_kv; ++i) add_buckets(i);
   }
-  watch.mark(&c.index_s);
-  PlanView plan = call.plan;
-  const int lists = p.h_q / plan.share;
-  for (int i = 0; i < lists; i += call.plan.lists) {
-    plan.first_list = i, plan.lists = std::min(call.plan.lists, lists - i);
-    if (routed)
-      plan_routed<T>(p, plan, call.index, call.route, stream);
-    else if (call.choice.method == Method::kTopK)
-      plan_topk(p, plan, call.rule, call.scores != nullptr ? call.scores : call.own_scores, stream);
-    else
-      plan_ranges(p, plan, call.rule, call.choice.method == Method::kDense, stream);
-    watch.mark(&c.plan_s);
-    attend<T>(p, plan, call.index, stream);
-    watch.mark(&c.attend_s);
-    if (!count) continue;
-    count_reads<<<(plan.tiles * plan.lists + 127) / 128, 128, 0, stream>>>(p, plan, call.counter);
+
+ private:
+  void score() {
+    score_keys<T>(p_, call_.score, call_.own_scores, stream_);
+    if (call_.sampled) perturb_scores(p_, call_.score.seed, call_.own_scores, stream_);
+  }
+
+  void make_plans(const PlanView& plan) {
+    switch (call_.choice.method) {
+      case Method::kRouted: plan_routed<T>(p_, plan, call_.index, call_.route, stream_); break;
+      case Method::kTopK: plan_topk(p_, plan, call_.rule, call_.key_scores(), stream_); break;
+      case Method::kHyper:
+      case Method::kPrescoredHyper: plan_leaves(p_, plan, call_.hyper, stream_); break;
+      default: plan_ranges(p_, plan, call_.rule, call_.choice.method == Method::kDense, stream_);
+    }
+    watch_.mark(&counters_.plan_s);
+  }
+
+  void execute(const PlanView& plan) {
+    attend<T>(p_, plan, call_.index, stream_);
+    watch_.mark(&counters_.attend_s);
+    if (!count_) return;
+    count_reads<<<(plan.tiles * plan.lists + 127) / 128, 128, 0, stream_>>>(p_, plan,
+                                                                            call_.counter);
     check_launch("attention", "count_reads");
-    watch.mark(nullptr);
+    watch_.mark(nullptr);
   }
-}
+
+  // What the buckets of a key head's queries read joins what is there, a wave of tiles at a time.
+  void add_buckets(int list) {
+    const Hyper& x = call_.hyper;
+    sort_lanes(p_, x, list, stream_);
+    PlanView plan = call_.lanes;
+    plan.first_list = list;
+    const int tiles = p_.sequences * x.runs * x.slots;
+    for (int first = 0; first < tiles; first += call_.lanes.tiles) {
+      plan.tile = x.tile + first, plan.tiles = std::min(call_.lanes.tiles, tiles - first);
+      plan_buckets(p_, plan, x, x.bucket + first, stream_);
+      watch_.mark(&counters_.plan_s);
+      execute(plan);
+    }
+  }
+
+  const Call& call_;
+  const Problem& p_;
+  cudaStream_t stream_;
+  bool count_;
+  Stopwatch& watch_;
+  Counters& counters_;
+};
 
 }  // namespace
 
@@ -141,6 +191,8 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
   const StreamMemory memory(o.cuda.workspace, o.cuda.workspace_bytes, sizing.used(), stream);
   Arena arena(memory.data());
   lay_out(o, arena, call);
+  call.hyper.scores = call.key_scores();
+  if (call.own_lse != nullptr) call.problem.lse = call.own_lse;
 
   Report report;
   report.choice = call.choice;
@@ -150,9 +202,9 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
                "attention", "clearing counters");
   Stopwatch watch(o.cuda.count, stream);
   if (call.dtype == DType::kBF16)
-    run<bf16>(call, stream, o.cuda.count, watch, report.counters);
+    Run<bf16>(call, stream, o.cuda.count, watch, report.counters).all();
   else
-    run<f16>(call, stream, o.cuda.count, watch, report.counters);
+    Run<f16>(call, stream, o.cuda.count, watch, report.counters).all();
   if (!o.cuda.count) return report;
   unsigned long long got[4];
   check_cuda(cudaMemcpyAsync(got, call.counter, sizeof got, cudaMemcpyDeviceToHost, stream),

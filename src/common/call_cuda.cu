@@ -1,6 +1,7 @@
 #include "common/call_cuda.cuh"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <string>
 
@@ -18,6 +19,8 @@ namespace {
 
 // Plans that exist at a time: enough (tile, list) pairs to fill a large GPU many times.
 constexpr std::int64_t kWave = 4096;
+// Entries of their lists where tiles are many and small.
+constexpr std::int64_t kListed = std::int64_t{1} << 24;
 // Of counts of keys.
 constexpr std::int64_t kMost = std::int64_t{1} << 30;
 
@@ -58,20 +61,14 @@ std::string reason_of(const Tensor& q, const Tensor& k, const Options& o) {
 
 Choice choose(const Tensor& q, const Tensor& k, const Options& o) {
   const PlanOptions& plan = o.plan;
-  if (plan.method != Method::kAuto) {
-    if (plan.method == Method::kDense || plan.method == Method::kWindow ||
-        plan.method == Method::kTopK || plan.method == Method::kRouted)
-      return {plan.method, reason_of(q, k, o), 0};
-    fail("attention", "method with device cuda", std::to_string(static_cast<int>(plan.method)),
-         "auto, dense, window, topk or routed");
-  }
+  if (plan.method != Method::kAuto) return {plan.method, reason_of(q, k, o), 0};
   const std::int64_t crossover = std::max<std::int64_t>(3 * plan.budget, 8192);
   if (q.shape[2] < 32 || k.shape[2] <= crossover)
     return {Method::kDense, "dense: few queries, or keys within the crossover", crossover};
   return {Method::kRouted, "routed: more keys than the crossover", crossover};
 }
 
-void check_topk(const Tensor& k, const Options& o) {
+void check_scored(const Tensor& k, const Options& o) {
   const bool sampled = o.plan.selection == Selection::kSample;
   if (o.cuda.scores == nullptr)
     check_score(score_options(o), o.causal, o.cuda.cu_seqlens_q != nullptr, k.shape[2], k.shape[3]);
@@ -81,6 +78,16 @@ void check_topk(const Tensor& k, const Options& o) {
   if (sampled && (o.plan.sample_weights || o.cuda.scores != nullptr))
     fail("plan", "a sample with device cuda", "weights, or scores of your own",
          "neither: add the noise to your scores");
+}
+
+bool is_hyper(Method m) { return m == Method::kHyper || m == Method::kPrescoredHyper; }
+
+void check_hyper(const Options& o) {
+  if (o.cuda.cu_seqlens_q != nullptr)
+    fail("plan", "hyper with device cuda", "packed sequences", "one sequence a batch entry");
+  const PublishedFlaws& f = o.plan.flaws;
+  if (f.zeroed || f.repeats || f.padding)
+    fail("plan", "published flaws with device cuda", "one", "none");
 }
 
 void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
@@ -98,7 +105,9 @@ void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options
   check(i.group >= i.cluster && kSegment / i.group >= 1 && kSegment / i.group <= kMaxGroups,
         "index", "group with device cuda", i.group, "32 to 512, and no less than a cluster");
   if (i.packed) fail("index", "packed with device cuda", "true", "false");
-  if (o.plan.method == Method::kTopK) check_topk(k, o);
+  if (o.plan.method == Method::kTopK || o.plan.method == Method::kPrescoredHyper)
+    check_scored(k, o);
+  if (is_hyper(o.plan.method)) check_hyper(o);
   check(o.plan.tile <= kTile, "plan", "tile with device cuda", o.plan.tile, "at most 128");
 }
 
@@ -157,6 +166,28 @@ void lay_out_routed(const Options& o, Arena& arena, Call& call, std::int64_t seg
   r.total = arena.take<float>(pairs * r.columns);
 }
 
+// What hyper hashes and sorts, and a wave of buckets' plans.
+void lay_out_buckets(const Options& o, Arena& arena, Call& call) {
+  const Problem& p = call.problem;
+  Hyper& x = call.hyper;
+  if (x.leaves == 0) return;
+  lay_out_hyper(p, arena, x);
+  if (p.lse == nullptr) call.own_lse = arena.take<float>(std::int64_t{p.sequences} * p.h_q * p.n_q);
+  const HyperOptions& h = o.plan.hyper;
+  const std::int64_t spans = std::bit_width(static_cast<std::uint64_t>(x.leaves));
+  const std::int64_t read = x.sizes.from_budget ? o.plan.budget : spans * (h.block + h.samples);
+  const std::int64_t tiles = std::int64_t{p.sequences} * x.runs * x.slots;
+  PlanView& plan = call.lanes;
+  plan.capacity = static_cast<int>(std::min<std::int64_t>(read, p.n_kv));
+  plan.tiles = static_cast<int>(
+      std::min(tiles, std::max<std::int64_t>(128, kListed / std::max(1, plan.capacity))));
+  plan.lists = 1, plan.share = p.h_q / p.h_kv, plan.lane = x.lane;
+  const std::int64_t listed = std::int64_t{plan.tiles} * plan.capacity;
+  plan.reads = arena.take<Reads>(plan.tiles);
+  plan.list = arena.take<std::int32_t>(listed);
+  plan.weight = arena.take<float>(listed);
+}
+
 }  // namespace
 
 void lay_out(const Options& o, Arena& arena, Call& call) {
@@ -167,7 +198,9 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   call.rule = {std::min(o.plan.budget, kMost),
                std::min(std::max(o.plan.dense_until, call.choice.crossover), kMost),
                routed ? sinks : std::min(o.plan.sinks, kMost), std::min(o.plan.window, kMost)};
+  if (is_hyper(method)) call.hyper = size_hyper(p, o.plan);
   p.tile = static_cast<int>(method == Method::kDense ? kTile
+                            : is_hyper(method)       ? call.hyper.sizes.size
                             : routed ? routed_tile_size(o.plan, call.rule.sinks, p.causal)
                                      : tile_size(o.plan, call.rule.sinks, p.causal));
 
@@ -194,9 +227,11 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
     plan.lists = static_cast<int>(std::max<std::int64_t>(1, (lists + waves - 1) / waves));
     plan.capacity = static_cast<int>(far);
   }
-  if (method == Method::kTopK && call.scores == nullptr)
+  const bool scored = method == Method::kTopK || call.hyper.selected > 0;
+  if (scored && call.scores == nullptr)
     call.own_scores = arena.take<float>(std::int64_t{p.batches()} * p.h_kv * p.n_kv);
   if (routed) lay_out_routed(o, arena, call, segments, far);
+  if (is_hyper(method)) lay_out_buckets(o, arena, call);
   const std::int64_t pairs = tiles * plan.lists;
   plan.reads = arena.take<Reads>(pairs);
   plan.list = arena.take<std::int32_t>(pairs * plan.capacity);

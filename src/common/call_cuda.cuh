@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/arena.cuh"
-#include "plan/plan_cuda.cuh"
+#include "plan/hyper_cuda.cuh"
 #include "prescore/attention.h"
 
 namespace prescore::cuda {
@@ -14,7 +14,10 @@ struct Call {
   LayoutRule rule{};
   IndexView index{};
   Route route{};
-  PlanView plan{};  // of one wave of heads
+  PlanView plan{};   // of one wave of heads
+  Hyper hyper;       // where the method is one of its two
+  PlanView lanes{};  // its buckets, of one wave
+  float* own_lse = nullptr;
   SegmentInfo* segment = nullptr;
   TileInfo* tile = nullptr;
   ScoreOptions score;                     // top-k: of own_scores
@@ -22,6 +25,8 @@ struct Call {
   const float* scores = nullptr;          // top-k: the caller's
   float* own_scores = nullptr;            // or ours
   unsigned long long* counter = nullptr;  // queries, visible keys, keys, stand-ins
+
+  const float* key_scores() const { return scores != nullptr ? scores : own_scores; }
 };
 
 /// Checks everything but the outputs. Throws Error.

@@ -36,7 +36,7 @@ struct Problem {
 /// Queries of one sequence that choose and are computed together, for every head.
 struct TileInfo {
   std::int32_t batch;      ///< entry of the batch; 0 where sequences are packed
-  std::int32_t q, rows;    ///< rows of Q: [q, q + rows); none: nothing to do
+  std::int32_t q, rows;    ///< rows of Q (or lanes): [q, q + rows); none: nothing to do
   std::int32_t first_end;  ///< keys that the first query sees; the next sees one more if causal
   std::int32_t k, n_kv;    ///< rows of K: [k, k + n_kv)
   std::int32_t segment;    ///< first of the sequence in the index
@@ -81,6 +81,11 @@ struct Reads {
   __host__ __device__ int total() const { return end - window + sinks + keys + nodes; }
 };
 
+/// A query of some head: tiles of lanes are not rows that follow each other.
+struct Lane {
+  std::int32_t head, query;
+};
+
 /// Plans of all tiles. The query heads are cut into runs of `share` that read the same: the plans
 /// [0, lists) here belong to the runs from first_list on.
 struct PlanView {
@@ -88,6 +93,10 @@ struct PlanView {
   Reads* reads;        ///< [list][tile]
   std::int32_t* list;  ///< [list][tile][capacity]
   int tiles, lists, first_list, share, capacity;
+  /// Null, or: a tile's queries are the lanes [q, q + rows) of all heads of a list, and what its
+  /// plan reads joins what o and lse hold.
+  const Lane* lane = nullptr;
+  float* weight = nullptr;  ///< null: all 0, or as `list`: logarithms (base 2) of weights
 
   __device__ __forceinline__ std::int64_t at(int list_, int t) const {
     return std::int64_t{list_} * tiles + t;

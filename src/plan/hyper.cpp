@@ -43,7 +43,7 @@ struct Span {
 class HyperPlanner final : public Planner {
  public:
   HyperPlanner(const PlanInputs& in, const PlanOptions& o)
-      : in_(in), options_(o), sizes_(o, in.visibility.causal),
+      : in_(in), options_(o), sizes_(o, in.visibility.causal, in.visibility.n_kv),
         heads_(in.q.shape[1] / in.k.shape[1]), hash_(o.hyper.projections, in.k.shape[3], o.seed) {
     const Visibility& v = in_.visibility;
     last_leaf_ = far_leaf(v.end(v.n_q - 1));  // ends do not decrease
@@ -55,9 +55,7 @@ class HyperPlanner final : public Planner {
     each(most_spans_ * heads, [&](std::int64_t i) { make_group(i / heads, i % heads); });
   }
 
-  std::int64_t tile() const noexcept override {
-    return options_.routing == Routing::kStrict ? 1 : sizes_.tile;
-  }
+  std::int64_t tile() const noexcept override { return sizes_.size; }
   bool shared_by_group() const noexcept override { return true; }
   std::int64_t parts() const noexcept override { return 1 + most_spans_; }
   std::vector<Tile> part_tiles(std::int64_t part) const override {
@@ -110,20 +108,9 @@ class HyperPlanner final : public Planner {
     });
   }
 
-  /// Number of leaves that are far from a query that sees [0, end); 0: it reads everything. All
-  /// queries of an aligned tile have the same. Not causal: one span holds all keys.
-  std::int64_t far_leaf(std::int64_t end) const noexcept {
-    const std::int64_t size = tile(), n_kv = in_.visibility.n_kv;
-    const std::int64_t first = (std::max<std::int64_t>(end, 1) - 1) / size * size + 1;
-    const std::int64_t all = std::max(options_.budget, options_.dense_until);
-    if (!in_.visibility.causal) return n_kv <= all ? 0 : 1;
-    if (std::min(first + size - 1, n_kv) <= all) return 0;
-    return std::max<std::int64_t>(0, first - sizes_.window) / sizes_.leaf;
-  }
-  std::int64_t far_end(std::int64_t leaf) const noexcept {
-    return in_.visibility.causal ? leaf * sizes_.leaf : leaf > 0 ? in_.visibility.n_kv : 0;
-  }
-  static std::int64_t before(std::int64_t leaf) noexcept { return leaf & (leaf - 1); }
+  std::int64_t far_leaf(std::int64_t end) const noexcept { return sizes_.far_leaf(end); }
+  std::int64_t far_end(std::int64_t leaf) const noexcept { return sizes_.far_end(leaf); }
+  static std::int64_t before(std::int64_t leaf) noexcept { return HyperSizes::before(leaf); }
 
   Span& span(std::int64_t bh, std::int64_t leaf) {
     return spans_[static_cast<std::size_t>(bh * (last_leaf_ + 1) + leaf)];
@@ -264,7 +251,8 @@ class HyperPlanner final : public Planner {
     const Span& s = span(bh, leaf);
     const HashOrder& order = s.order;
     // Of the spans before a query's leaf, part - 1 end behind this one.
-    const SpanSizes size = sizes_.of_span(at % sizes_.steps, tile.part - 1 + spans_before(leaf));
+    const SpanSizes size =
+        sizes_.of_span(at % sizes_.steps, tile.part - 1 + HyperSizes::spans_before(leaf));
     const auto n = static_cast<std::int64_t>(order.keys.size());
     const std::int64_t most = std::min(size.block, n + s.padding);
     const auto c = static_cast<std::size_t>(place);

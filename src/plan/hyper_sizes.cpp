@@ -8,10 +8,13 @@
 
 namespace prescore {
 
-HyperSizes::HyperSizes(const PlanOptions& o, bool causal)
-    : from_budget(o.hyper.leaf == 0), tile(o.tile), sinks(o.sinks), window(o.window),
-      leaf(o.hyper.leaf), budget_(o.budget), block_(o.hyper.block), samples_(o.hyper.samples) {
+HyperSizes::HyperSizes(const PlanOptions& o, bool is_causal, std::int64_t keys)
+    : from_budget(o.hyper.leaf == 0), causal(is_causal), n_kv(keys), tile(o.tile), sinks(o.sinks),
+      window(o.window), leaf(o.hyper.leaf), all_(std::max(o.budget, o.dense_until)),
+      budget_(o.budget), block_(o.hyper.block), samples_(o.hyper.samples) {
   check_plan_options(o);
+  const auto set_size = [&] { size = o.routing == Routing::kStrict ? 1 : tile; };
+  set_size();
   if (!from_budget) {
     // All queries of a tile have the same leaf.
     check(leaf % tile == 0, "plan", "leaf", leaf,
@@ -36,18 +39,7 @@ HyperSizes::HyperSizes(const PlanOptions& o, bool causal)
   }
   leaf = std::max(tile, (budget_ - sinks - recent) / 2 / tile * tile);
   steps = (leaf + recent) / tile + 1;
-}
-
-SpanSizes HyperSizes::of_span(std::int64_t step, std::int64_t spans) const noexcept {
-  if (!from_budget) return {block_, samples_};
-  const std::int64_t share =
-      std::max<std::int64_t>(0, budget_ - sinks - step * tile) / std::max<std::int64_t>(1, spans);
-  if (block_ + samples_ == 0) return {};
-  // In floating point: the product of two counts of 2^40 does not fit.
-  const auto samples = static_cast<std::int64_t>(
-      static_cast<double>(share) *
-      (static_cast<double>(samples_) / static_cast<double>(block_ + samples_)));
-  return {share - samples, samples};
+  set_size();
 }
 
 }  // namespace prescore

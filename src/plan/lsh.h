@@ -23,6 +23,8 @@ class AngularHash {
   AngularHash(std::int64_t bits, std::int64_t d, std::uint64_t seed);
 
   std::int64_t bits() const noexcept { return bits_; }
+  /// [d]
+  const float* direction(std::int64_t bit) const noexcept { return direction_.data() + bit * d_; }
   std::int64_t buckets() const noexcept { return std::int64_t{1} << bits_; }
   /// out [rows][bits] <- the products of rows [first, last) of one head with the directions.
   void project(const Tensor& x, std::int64_t b, std::int64_t h, std::int64_t first,

@@ -73,6 +73,39 @@ __device__ inline Threshold find_threshold(SelectScratch& s, const std::uint32_t
   return {high << 8 | static_cast<std::uint32_t>(s.found[0]), s.found[1]};
 }
 
+/// Larger for larger scores; NaN is last.
+__device__ __forceinline__ std::uint32_t score_order(float x) {
+  const std::uint32_t u = __float_as_uint(x);
+  return x != x ? 0u : (u & 0x80000000u) != 0 ? ~u : u | 0x80000000u;
+}
+
+/// Scores above `code` are taken, and the first `ties` that have it.
+struct Last {
+  std::uint32_t code;
+  int ties;
+};
+
+/// Of the `count` best scores of [first, last).
+__device__ inline Last find_last(SelectScratch& s, const float* score, int first, int last,
+                                 int count) {
+  const int thread = static_cast<int>(threadIdx.x);
+  std::uint32_t prefix = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    __syncthreads();
+    for (int i = thread; i < 256; i += kSelectThreads) s.bin[i] = 0;
+    __syncthreads();
+    for (int j = first + thread; j < last; j += kSelectThreads) {
+      const std::uint32_t c = score_order(score[j]);
+      if (shift == 24 || c >> (shift + 8) == prefix) atomicAdd(&s.bin[c >> shift & 255], 1);
+    }
+    find_bin(s, count);
+    if (shift == 24 && s.found[2] != 0) return {0, last - first};  // all
+    prefix = prefix << 8 | static_cast<std::uint32_t>(s.found[0]);
+    count = s.found[1];
+  }
+  return {prefix, count};
+}
+
 __device__ __forceinline__ int scan_warp(int x, int lane) {  // inclusive
   for (int step = 1; step < 32; step *= 2) {
     const int other = __shfl_up_sync(~0u, x, step);

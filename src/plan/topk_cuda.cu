@@ -7,37 +7,6 @@ namespace {
 
 constexpr int kThreads = kSelectThreads;
 
-// Larger for larger scores; NaN is last.
-__device__ __forceinline__ std::uint32_t order(float x) {
-  const std::uint32_t u = __float_as_uint(x);
-  return x != x ? 0u : (u & 0x80000000u) != 0 ? ~u : u | 0x80000000u;
-}
-
-/// Keys above `code` are taken, and the first `ties` that have it.
-struct Last {
-  std::uint32_t code;
-  int ties;
-};
-
-__device__ Last find_last(SelectScratch& s, const float* score, int first, int last, int count) {
-  const int thread = static_cast<int>(threadIdx.x);
-  std::uint32_t prefix = 0;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    __syncthreads();
-    for (int i = thread; i < 256; i += kThreads) s.bin[i] = 0;
-    __syncthreads();
-    for (int j = first + thread; j < last; j += kThreads) {
-      const std::uint32_t c = order(score[j]);
-      if (shift == 24 || c >> (shift + 8) == prefix) atomicAdd(&s.bin[c >> shift & 255], 1);
-    }
-    find_bin(s, count);
-    if (shift == 24 && s.found[2] != 0) return {0, last - first};  // all
-    prefix = prefix << 8 | static_cast<std::uint32_t>(s.found[0]);
-    count = s.found[1];
-  }
-  return {prefix, count};
-}
-
 // list <- what is taken of the keys [first, last); a warp has a run of them, which it passes twice.
 __device__ int list_keys(SelectScratch& s, const float* score, int first, int last, Last until,
                          std::int32_t* list) {
@@ -46,7 +15,7 @@ __device__ int list_keys(SelectScratch& s, const float* score, int first, int la
   const int begin = min(first + warp * run, last), end = min(begin + run, last);
   int above = 0, equal = 0, all = 0;
   for (int j = begin + lane; j < end; j += 32) {
-    const std::uint32_t c = order(score[j]);
+    const std::uint32_t c = score_order(score[j]);
     above += c > until.code ? 1 : 0, equal += c == until.code ? 1 : 0;
   }
   for (int step = 16; step > 0; step /= 2) {
@@ -60,7 +29,7 @@ __device__ int list_keys(SelectScratch& s, const float* score, int first, int la
   int at = __shfl_sync(~0u, before, 0);
   for (int j0 = begin; j0 < end; j0 += 32) {
     const int j = j0 + lane;
-    const std::uint32_t c = j < end ? order(score[j]) : 0u;
+    const std::uint32_t c = j < end ? score_order(score[j]) : 0u;
     const bool tie = j < end && c == until.code;
     const unsigned ties = __ballot_sync(~0u, tie), lower = (1u << lane) - 1;
     const bool in =

@@ -120,7 +120,8 @@ TEST_P(Cuda, TopKByNorms) {
 
 // With a budget of at least the number of keys every method is dense, bit for bit.
 TEST_P(Cuda, LargeBudgetsAreDense) {
-  for (const Method m : {Method::kWindow, Method::kTopK, Method::kRouted}) {
+  for (const Method m :
+       {Method::kWindow, Method::kTopK, Method::kRouted, Method::kHyper, Method::kPrescoredHyper}) {
     const Case c = gpu_case(2, 4, 2, 300, 2100, 64, 64);
     Data dense(c), sparse(c);
     DeviceCase(dense).run(method(Method::kDense));

@@ -58,7 +58,7 @@ def needs_gpu(test):
 
 
 @needs_gpu
-@pytest.mark.parametrize("method", ["dense", "routed"])
+@pytest.mark.parametrize("method", ["dense", "routed", "hyper"])
 def test_on_a_gpu_on_the_current_stream(qkv, method):
     q, k, v = (x.cuda().half() for x in qkv)
     with torch.cuda.stream(torch.cuda.Stream()):

@@ -1,0 +1,337 @@
+// What tiles and buckets read.
+#include "plan/hyper_cuda.cuh"
+
+#include <bit>
+#include <limits>
+
+#include "common/check.h"
+#include "common/random.h"
+#include "plan/select.cuh"
+
+namespace prescore::cuda {
+namespace {
+
+constexpr int kThreads = kSelectThreads, kWarps = kThreads / 32;
+
+__global__ void leaves_kernel(const Problem p, const PlanView plan, const Hyper hyper) {
+  const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (t >= plan.tiles) return;
+  const TileInfo tile = plan.tile[t];
+  Reads r{};
+  if (tile.rows > 0) {
+    r.end = tile.end(p, tile.rows - 1);
+    const int begin = static_cast<int>(hyper.sizes.far_end(hyper.sizes.far_leaf(tile.end(p, 0))));
+    const int sinks = static_cast<int>(min(hyper.sizes.sinks, static_cast<std::int64_t>(begin)));
+    if (sinks < begin) r.window = begin, r.sinks = sinks;
+  }
+  for (int i = 0; i < plan.lists; ++i) plan.reads[plan.at(i, t)] = r;
+}
+
+// One block a run and sequence: its queries, of all heads of the list, by bucket; tiles of those
+// that share one.
+class LaneSorter {
+ public:
+  __device__ LaneSorter(const Problem& p, const Hyper& hyper, int list, SelectScratch& scratch,
+                        int* count)
+      : p_(p), hyper_(hyper), scratch_(scratch), count_(count), group_(p.h_q / p.h_kv),
+        head_(list * group_), run_(static_cast<int>(blockIdx.x)),
+        batch_(static_cast<int>(blockIdx.y)), thread_(static_cast<int>(threadIdx.x)) {
+    const HyperSizes& s = hyper.sizes;
+    const std::int64_t position = s.causal ? p.n_kv - p.n_q : 0;  // of the first query
+    const std::int64_t run = hyper.first_run + run_;
+    const std::int64_t first = s.causal ? hyper.begin(run) - position : 0;
+    const std::int64_t last = s.causal ? hyper.begin(run + 1) - position : p.n_q;
+    first_ = static_cast<int>(max(first, std::int64_t{0}));
+    last_ = static_cast<int>(min(last, std::int64_t{p.n_q}));
+    // The first tiles of a run may see few enough keys to read them all; then what they share with
+    // the others are spans that they do not have.
+    while (first_ < last_ && far_leaf(first_) == 0) skip(position);
+    if (first_ >= last_) return;
+    const std::int64_t end = s.causal ? position + first_ + 1 : p.n_kv, leaf = far_leaf(first_);
+    bucket_ = {static_cast<std::int32_t>(leaf),
+               static_cast<std::int32_t>(s.step(end, s.far_end(leaf))), 0};
+  }
+
+  __device__ void run() {
+    for (int i = thread_; i < hyper_.buckets(); i += kThreads) count_[i] = 0;
+    __syncthreads();
+    const int lanes = max(last_ - first_, 0) * group_;
+    for (int i = thread_; i < lanes; i += kThreads) atomicAdd(&count_[place(lane(i))], 1);
+    __syncthreads();
+    write_tiles();
+    write_lanes(lanes);
+  }
+
+ private:
+  __device__ std::int64_t far_leaf(int query) const {
+    const HyperSizes& s = hyper_.sizes;
+    return s.far_leaf(s.causal ? p_.n_kv - p_.n_q + query + 1 : p_.n_kv);
+  }
+  // To the next tile.
+  __device__ void skip(std::int64_t position) {
+    const std::int64_t size = hyper_.sizes.size;
+    first_ = static_cast<int>((position + first_) / size * size + size - position);
+  }
+  __device__ Lane lane(int i) const {
+    const int n = last_ - first_;
+    return {head_ + i / n, first_ + i % n};
+  }
+  __device__ int place(Lane at) const {
+    return hyper_.place[(std::int64_t{batch_} * p_.h_q + at.head) * p_.n_q + at.query];
+  }
+
+  // count_ <- where each bucket begins.
+  __device__ void write_tiles() {
+    const std::int64_t at_run = std::int64_t{batch_} * hyper_.runs + run_;
+    TileInfo* tile = hyper_.tile + at_run * hyper_.slots;
+    Bucket* bucket = hyper_.bucket + at_run * hyper_.slots;
+    int lanes = 0, tiles = 0;
+    for (int first = 0; first < hyper_.buckets(); first += kThreads) {
+      const int i = first + thread_, mine = i < hyper_.buckets() ? count_[i] : 0;
+      int all = 0, all_tiles = 0;
+      const int at = lanes + scan_block(scratch_, mine, all);
+      const int to = tiles + scan_block(scratch_, (mine + kTile - 1) / kTile, all_tiles);
+      for (int n = 0; n * kTile < mine; ++n) {
+        TileInfo x{};
+        x.batch = batch_, x.n_kv = p_.n_kv;
+        x.q = static_cast<std::int32_t>(at_run * hyper_.rows) + at + n * kTile;
+        x.rows = min(kTile, mine - n * kTile);
+        tile[to + n] = x;
+        bucket[to + n] = {bucket_.leaf, bucket_.step, i};
+      }
+      if (i < hyper_.buckets()) count_[i] = at;
+      lanes += all, tiles += all_tiles;
+    }
+    for (int i = tiles + thread_; i < hyper_.slots; i += kThreads) tile[i] = {};
+  }
+
+  // Stable, as in SpanSorter.
+  __device__ void write_lanes(int lanes) {
+    Lane* to = hyper_.lane + (std::int64_t{batch_} * hyper_.runs + run_) * hyper_.rows;
+    const int in_warp = thread_ % 32, warp = thread_ / 32;
+    for (int first = 0; first < lanes; first += kThreads) {
+      const bool in = first + thread_ < lanes;
+      const Lane x = in ? lane(first + thread_) : Lane{};
+      const int mine = in ? place(x) : -1;
+      const unsigned alike = __match_any_sync(~0u, mine);
+      const int rank = __popc(alike & ((1u << in_warp) - 1));
+      for (int w = 0; w < kWarps; ++w) {
+        __syncthreads();
+        if (w != warp || !in) continue;
+        const int at = count_[mine] + rank;
+        __syncwarp(alike);
+        if (rank == 0) count_[mine] += __popc(alike);
+        to[at] = x;
+      }
+    }
+  }
+
+  const Problem& p_;
+  const Hyper& hyper_;
+  SelectScratch& scratch_;
+  int* count_;
+  int group_, head_, run_, batch_, thread_, first_, last_;
+  Bucket bucket_{};
+};
+
+__global__ __launch_bounds__(kThreads) void lanes_kernel(const Problem p, const Hyper hyper,
+                                                         int list) {
+  __shared__ SelectScratch scratch;
+  __shared__ int count[1 << kMostBits];
+  LaneSorter(p, hyper, list, scratch, count).run();
+}
+
+// Numbers below a bound that were drawn, by open addressing.
+struct Drawn {
+  int* slot;
+  unsigned mask;
+  static constexpr int kEmpty = -1;
+
+  __device__ bool insert(int x) const {  // false: it was there
+    unsigned i = static_cast<unsigned>(x) * 0x9e3779b1u & mask;
+    for (; slot[i] != kEmpty; i = (i + 1) & mask)
+      if (slot[i] == x) return false;
+    slot[i] = x;
+    return true;
+  }
+};
+
+// One warp a tile.
+class BucketPlanner {
+ public:
+  __device__ BucketPlanner(const Problem& p, const PlanView& plan, const Hyper& hyper,
+                           const Bucket& bucket, int head, std::int64_t at, int* slots)
+      : hyper_(hyper), bucket_(bucket), head_(head), lane_(static_cast<int>(threadIdx.x)),
+        list_(plan.list + at * plan.capacity),
+        weight_(plan.weight + at * plan.capacity), drawn_{slots, static_cast<unsigned>(
+                                                                     slots_of(hyper.samples)) -
+                                                                     1} {}
+
+  static __host__ __device__ int slots_of(int samples) {
+    int slots = 32;
+    while (slots < 2 * samples) slots *= 2;
+    return slots;
+  }
+
+  /// Returns the number of keys.
+  __device__ int run() {
+    const HyperSizes& s = hyper_.sizes;
+    const SpanSizes size = s.of_span(bucket_.step, HyperSizes::spans_before(bucket_.leaf));
+    for (std::int64_t leaf = bucket_.leaf; leaf > 0; leaf = HyperSizes::before(leaf))
+      read_span(leaf, size);
+    return n_;
+  }
+
+ private:
+  __device__ void read_span(std::int64_t leaf, const SpanSizes& size) {
+    const std::int32_t* order = hyper_.order + head_ * hyper_.ordered + hyper_.offset(leaf);
+    const std::int32_t* start =
+        hyper_.start + (std::int64_t{head_} * hyper_.leaves + leaf - 1) * (hyper_.buckets() + 1);
+    const int n = start[hyper_.buckets()];
+    const int block = static_cast<int>(min(size.block, std::int64_t{n}));
+    const int middle = (start[bucket_.place] + start[bucket_.place + 1]) / 2;
+    const int begin = min(max(middle - block / 2, 0), n - block), rest = n - block;
+    for (int i = lane_; i < block; i += 32) add(i, order[begin + i], 0.0f);
+    n_ += block;
+    if (size.samples == 0) return;
+    const auto pick = [&](int i) { return order[i < begin ? i : i + block]; };
+    if (size.samples >= rest) {
+      for (int i = lane_; i < rest; i += 32) add(i, pick(i), 0.0f);
+      n_ += rest;
+      return;
+    }
+    const int samples = static_cast<int>(size.samples);
+    sample(leaf, rest, samples, pick);
+    n_ += samples;
+  }
+
+  // As sample() of plan/hyper.cpp: lanes draw, then look one after the other what was drawn before.
+  template <typename Pick>
+  __device__ void sample(std::int64_t leaf, int rest, int samples, const Pick& pick) {
+    const std::int64_t tag =
+        (leaf * hyper_.sizes.steps + bucket_.step) * hyper_.buckets() + bucket_.place;
+    const std::uint64_t start = mix(mix(mix(hyper_.seed) + static_cast<std::uint64_t>(head_)) +
+                                    static_cast<std::uint64_t>(tag));
+    const float weight = log2f(static_cast<float>(rest) / static_cast<float>(samples));
+    for (unsigned i = static_cast<unsigned>(lane_); i <= drawn_.mask; i += 32)
+      drawn_.slot[i] = Drawn::kEmpty;
+    for (int first = 0; first < samples; first += 32) {
+      const int i = rest - samples + first + lane_;
+      const double u = unit(mix(start + static_cast<std::uint64_t>(i)));
+      int mine = min(i, static_cast<int>(u * static_cast<double>(i + 1)));
+      const bool in = first + lane_ < samples;
+      for (int l = 0; l < 32; ++l) {
+        __syncwarp();
+        if (l != lane_ || !in || drawn_.insert(mine)) continue;
+        mine = i;
+        drawn_.insert(mine);
+      }
+      if (in) add(first + lane_, pick(mine), weight);
+    }
+    __syncwarp();
+  }
+
+  __device__ void add(int i, std::int32_t key, float weight) {
+    list_[n_ + i] = key, weight_[n_ + i] = weight;
+  }
+
+  const Hyper& hyper_;
+  Bucket bucket_;
+  int head_, lane_, n_ = 0;
+  std::int32_t* list_;
+  float* weight_;
+  Drawn drawn_;
+};
+
+__global__ __launch_bounds__(32) void buckets_kernel(const Problem p, const PlanView plan,
+                                                     const Hyper hyper, const Bucket* bucket) {
+  extern __shared__ int slots[];
+  const int t = static_cast<int>(blockIdx.x);
+  const TileInfo tile = plan.tile[t];
+  Reads r{};
+  if (tile.rows > 0) {
+    const int head = tile.batch * p.h_kv + p.kv_head(plan.head(0));
+    r.keys = BucketPlanner(p, plan, hyper, bucket[t], head, plan.at(0, t), slots).run();
+  }
+  if (threadIdx.x == 0) plan.reads[t] = r;
+}
+
+}  // namespace
+
+Hyper size_hyper(const Problem& p, const PlanOptions& o) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  Hyper x;
+  x.sizes = HyperSizes(o, p.causal, p.n_kv);
+  const HyperSizes& s = x.sizes;
+  check(o.hyper.projections <= kMostBits, "plan", "projections with device cuda",
+        o.hyper.projections, "at most " + std::to_string(kMostBits));
+  x.bits = static_cast<int>(o.hyper.projections), x.seed = o.seed;
+  x.centred = o.hyper.centred, x.negated = p.scale < 0;
+  x.leaves = static_cast<int>(s.far_leaf(p.n_kv));  // of the last query
+  if (o.method == Method::kPrescoredHyper)
+    x.selected = static_cast<int>(std::min(o.hyper.selected, kMost));
+  if (x.leaves == 0) return x;
+
+  const std::int64_t samples = std::min<std::int64_t>(s.of_span(0, 1).samples, p.n_kv);
+  check(samples <= kMostSamples, "plan", "samples of a span with device cuda", samples,
+        "at most " + std::to_string(kMostSamples));
+  x.samples = static_cast<int>(samples);
+  const std::int64_t group = p.h_q / p.h_kv, first = p.n_kv - p.n_q,
+                     unit = s.from_budget ? s.size : s.leaf;
+  std::int64_t longest = p.n_q;
+  x.runs = 1;
+  if (p.causal) {
+    // The last one that begins at or before a position.
+    const auto run_of = [&](std::int64_t position) {
+      std::int64_t run = position / unit;
+      while (run > 0 && x.begin(run) > position) --run;
+      return run;
+    };
+    const std::int64_t from = run_of(std::max<std::int64_t>(first, 0));
+    x.first_run = static_cast<int>(from);
+    x.runs = static_cast<int>(run_of(std::max<std::int64_t>(p.n_kv - 1, 0)) - from + 1);
+    longest = std::min<std::int64_t>(p.n_q, s.from_budget ? s.size : x.begin(1) + s.leaf);
+  }
+  x.rows = static_cast<int>(longest * group);
+  x.slots = std::min(x.rows, x.buckets()) + x.rows / kTile;
+  std::int64_t keys = 0;
+  for (std::int64_t leaf = 1; leaf <= x.leaves; ++leaf) keys += leaf & -leaf;
+  x.ordered = keys * (p.causal ? s.leaf : p.n_kv);
+  const std::int64_t lanes = std::int64_t{p.sequences} * x.runs * x.rows;
+  check(lanes <= kMost, "plan", "queries of a key head with device cuda", lanes, "below 2^31");
+  return x;
+}
+
+void lay_out_hyper(const Problem& p, Arena& arena, Hyper& x) {
+  const std::int64_t sequences = p.sequences, heads = sequences * p.h_kv;
+  x.direction = arena.take<float>(std::int64_t{x.bits} * p.d);
+  x.product = arena.take<float>(heads * x.bits * p.n_kv);
+  x.order = arena.take<std::int32_t>(heads * x.ordered);
+  x.start = arena.take<std::int32_t>(heads * x.leaves * (x.buckets() + 1));
+  x.place = arena.take<std::uint16_t>(sequences * p.h_q * p.n_q);
+  x.lane = arena.take<Lane>(sequences * x.runs * x.rows);
+  x.tile = arena.take<TileInfo>(sequences * x.runs * x.slots);
+  x.bucket = arena.take<Bucket>(sequences * x.runs * x.slots);
+}
+
+void plan_leaves(const Problem& p, const PlanView& plan, const Hyper& hyper, cudaStream_t stream) {
+  leaves_kernel<<<(plan.tiles + 127) / 128, 128, 0, stream>>>(p, plan, hyper);
+  check_launch("plan", "leaves_kernel");
+}
+
+void sort_lanes(const Problem& p, const Hyper& hyper, int list, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(hyper.runs), static_cast<unsigned>(p.sequences));
+  lanes_kernel<<<grid, kThreads, 0, stream>>>(p, hyper, list);
+  check_launch("plan", "lanes_kernel");
+}
+
+void plan_buckets(const Problem& p, const PlanView& plan, const Hyper& hyper, const Bucket* bucket,
+                  cudaStream_t stream) {
+  const int bytes = BucketPlanner::slots_of(hyper.samples) * 4;
+  allow_shared(buckets_kernel, bytes, "plan");
+  buckets_kernel<<<plan.tiles, 32, static_cast<std::size_t>(bytes), stream>>>(p, plan, hyper,
+                                                                              bucket);
+  check_launch("plan", "buckets_kernel");
+}
+
+}  // namespace prescore::cuda
