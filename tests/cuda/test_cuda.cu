@@ -310,7 +310,11 @@ TEST(CudaErrors, EachMistakeIsOneSentence) {
   expect_refused("head size", gpu_case(1, 2, 1, 40, 600, 264, 64), nothing);
   c = good, c.order = Order::kPadded;
   expect_refused("aligned", c, nothing);
-  expect_refused("method", good, [](Options& o) { o.plan.method = Method::kHyper; });
+  expect_refused("packed sequences", good, [](Options& o) {
+    o.plan.method = Method::kHyper;
+    o.cuda.cu_seqlens_q = o.cuda.cu_seqlens_k = reinterpret_cast<const std::int32_t*>(&o);
+    o.cuda.sequences = 1;
+  });
   expect_refused("score", good, [](Options& o) { o.plan.method = Method::kTopK; });
   expect_refused("segment", good, [](Options& o) { o.index.segment = 256; });
   expect_refused("cluster", good, [](Options& o) { o.index.cluster = 4; });
