@@ -17,7 +17,11 @@ from . import _attention
 __all__ = ["attention"]
 
 
-@torch.library.custom_op("prescore::attention", mutates_args=())
+# PyTorch 2.4 reads no schema from annotations that are strings.
+_SCHEMA = "(Tensor q, Tensor k, Tensor v, bool is_causal, float? scale, str options) -> (Tensor, Tensor)"
+
+
+@torch.library.custom_op("prescore::attention", mutates_args=(), schema=_SCHEMA)
 def _op(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool, scale: float | None, options: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
