@@ -37,5 +37,12 @@ def stream(like: Any) -> int | None:
     if kind == "torch":
         return sys.modules["torch"].cuda.current_stream(like.device).cuda_stream
     if kind == "cupy":
-        return sys.modules["cupy"].cuda.get_current_stream().ptr
+        with like.device:
+            return sys.modules["cupy"].cuda.get_current_stream().ptr
     return None
+
+
+def short(x: Any) -> str:
+    """repr(x) on one line of an error."""
+    text = " ".join(repr(x).split())
+    return text if len(text) <= 60 else text[:57] + "..."

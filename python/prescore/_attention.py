@@ -1,6 +1,7 @@
 """The calls: views of the arguments, memory for the results, and the core."""
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from . import _arrays, _core
@@ -45,7 +46,7 @@ def attention(
         return_lse: also the log-sum-exp, [b, h_q, n_q], float32, natural logarithm.
         return_plan: also the Plan: what each query reads. It is made a second time for that.
         return_report: also a dict: method taken and why, keys read, seconds of the stages.
-        out: where to write, [b, h_q, n_q, d_v]; any of the dtypes. None: like q.
+        out: where to write, [b, h_q, n_q, d_v]; any of the dtypes; apart from the inputs. None: like q.
         threads: 0: all.
         **options: members of the C++ PlanOptions (window, sinks, tile, routing, standins, score,
             seed, ...), `compute`, and dicts `scoring` (ScoreOptions) and `hyper` (HyperOptions).
@@ -62,6 +63,8 @@ def attention(
     """
     views = [_core.View(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     shapes = [_shape(view, name) for view, name in zip(views, "qkv")]
+    if views[0].on_cuda:
+        _check_on_cuda(q, return_plan)
     result = _arrays.empty((*shapes[0][:3], shapes[2][3]), q) if out is None else out
     lse = _arrays.empty(shapes[0][:3], q, "float32") if return_lse else None
     options |= dict(method=method, budget=budget, is_causal=is_causal, scale=scale, threads=threads)
@@ -153,6 +156,13 @@ def workspace_bytes(q: Any, k: Any, v: Any, **options: Any) -> int:
     return _core.workspace_bytes(*views, options)
 
 
+def _check_on_cuda(q: Any, return_plan: bool) -> None:
+    if return_plan:
+        raise _core.Error("[python] return_plan, got arrays on a GPU, want them on the CPU, as plans to look at are")
+    if _arrays.framework(q) == "jax":
+        raise _core.Error("[python] device of q, got a GPU of JAX, want the CPU, or arrays of PyTorch or CuPy")
+
+
 def _writable(x: Any, name: str) -> Any:
     if _arrays.framework(x) == "jax":  # its DLPack does not say that its arrays never change
         raise TypeError(f"[python] {name}, got an array of JAX, want one that can be written in place")
@@ -182,9 +192,9 @@ def _positions(positions: Any) -> list[int] | None:
     if positions is None:
         return None
     try:
-        values = [int(p) for p in positions]
-    except (TypeError, ValueError):
-        raise TypeError(f"[python] positions, got {positions!r}, want one int a query") from None
+        values = [operator.index(p) for p in positions]
+    except TypeError:
+        raise TypeError(f"[python] positions, got {_arrays.short(positions)}, want one int a query") from None
     if any(not -(2**31) <= p < 2**31 for p in values):
         raise _core.Error(f"[python] positions, got {max(values, key=abs)}, want positions of 32 bits")
     return values

@@ -1,12 +1,24 @@
 """KeyIndex: clusters of keys beside a cache that grows."""
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from ._arrays import short
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"[index] {name}, got {short(value)}, want a whole number") from None
+    if not -(2**31) <= number < 2**31:
+        raise _core.Error(f"[index] {name}, got {number}, want a number of 32 bits")
+    return number
 
 
 class KeyIndex:
@@ -27,7 +39,7 @@ class KeyIndex:
     def extend(self, k: Any, v: Any, *, threads: int = 0) -> None:
         """Brings the index up to date with a cache that has grown: k [b, h_kv, n, d] and v
         [b, h_kv, n, d_v] are the whole cache. Raises Error when shapes differ from the first call."""
-        self._index.extend(_core.View(k, "k"), _core.View(v, "v"), threads)
+        self._index.extend(_core.View(k, "k"), _core.View(v, "v"), _whole("threads", threads))
 
     append = extend  # what it does to the index
 
@@ -46,7 +58,7 @@ class KeyIndex:
 
     def truncate(self, n: int) -> None:
         """Forgets everything from key n on, rounded down to whole segments."""
-        self._index.truncate(n)
+        self._index.truncate(_whole("keys", n))
 
     def validate(self, k: Any) -> int:
         """Forgets from the first segment on that was rewritten in the cache k; returns keys kept."""
@@ -67,19 +79,19 @@ class KeyIndex:
 
     def level(self, node: int) -> int:
         """0: cluster, 1: group, 2: segment."""
-        return self._index.level(node)
+        return self._index.level(_whole("node", node))
 
     def counts(self, batch: int = 0, head: int = 0) -> np.ndarray:
         """Keys of each node of a key head, int32 by node id; 0: empty."""
-        return self._index.counts(batch, head)
+        return self._index.counts(_whole("batch", batch), _whole("head", head))
 
     def members(self, node: int, batch: int = 0, head: int = 0) -> np.ndarray:
         """Positions of the keys of a node, ascending, int32."""
-        return self._index.members(batch, head, node)
+        return self._index.members(_whole("batch", batch), _whole("head", head), _whole("node", node))
 
     def children(self, node: int, batch: int = 0, head: int = 0) -> range:
         """Ids of the nodes below a node; empty for a cluster."""
-        return range(*self._index.children(batch, head, node))
+        return range(*self._index.children(_whole("batch", batch), _whole("head", head), _whole("node", node)))
 
     def __repr__(self) -> str:
         return f"KeyIndex(keys={len(self)}, nbytes={self.nbytes})"

@@ -1,6 +1,7 @@
 """What an attention mask of transformers lets each query see, where that is a run of keys."""
 from __future__ import annotations
 
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -27,8 +28,8 @@ def rows_of(mask: torch.Tensor, batch: int, n_q: int, n_kv: int) -> list[Row] | 
     if mask.dtype != torch.bool and not (seen | (mask <= torch.finfo(mask.dtype).min / 2)).all():
         return None
     count = seen.sum(-1)
-    begin = seen.int().argmax(-1)
-    end = n_kv - seen.flip(-1).int().argmax(-1)
+    begin = seen.byte().argmax(-1)
+    end = n_kv - seen.flip(-1).byte().argmax(-1)
     some = count > 0
     first = torch.where(some, begin, n_kv).amin(-1, keepdim=True)
     end = torch.where(some, end, first)
@@ -36,6 +37,21 @@ def rows_of(mask: torch.Tensor, batch: int, n_q: int, n_kv: int) -> list[Row] | 
         return None
     rows = [_row(int(f), e) for f, e in zip(first, end.tolist())]
     return rows * batch if len(rows) == 1 else rows
+
+
+_last: tuple = (lambda: None, None, None)  # the mask, weakly; its version and shape; rows
+
+
+@torch.compiler.disable
+def rows_of_last(mask: torch.Tensor, batch: int, n_q: int, n_kv: int) -> list[Row] | None:
+    """rows_of, once for the layers of a model, which are given one mask."""
+    global _last
+    key = (None if mask.is_inference() else mask._version, batch, n_q, n_kv)
+    seen, known, rows = _last
+    if seen() is not mask or known != key:
+        rows = rows_of(mask, batch, n_q, n_kv)
+        _last = (weakref.ref(mask), key, rows)
+    return rows
 
 
 def is_plain(row: Row, n_kv: int) -> bool:

@@ -6,11 +6,12 @@
 
 Prompts are read by the method; decode steps (fewer than 32 queries) densely (on a GPU by transformers'
 own kernels), unless routing is "strict". Padding on either side is handled row by row. What is not (sliding windows shorter than the
-text, soft-caps, biases, gradients, ...) is left to transformers with one warning a reason.
+text, soft-caps, biases, gradients, what the GPU backend lacks, ...) is left to transformers with one warning a reason.
 """
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
@@ -21,7 +22,7 @@ import torch
 
 from . import _attention, _core, _hf_layers
 from ._index import KeyIndex
-from ._sight import Row, is_plain, pieces, rows_of
+from ._sight import Row, is_plain, pieces, rows_of_last
 
 __all__ = ["Options", "Stats", "register", "stats"]
 
@@ -88,7 +89,17 @@ class Stats:
 _options = Options()
 _stats = Stats()
 _warned: set[str] = set()
-_indexes: WeakKeyDictionary[torch.nn.Module, KeyIndex] = WeakKeyDictionary()
+
+
+class _Kept:
+    """The index of a layer's last text. Who has the lock compares it with a cache and uses it."""
+
+    def __init__(self):
+        self.lock, self.index = threading.Lock(), None
+
+
+_kept: WeakKeyDictionary[torch.nn.Module, _Kept] = WeakKeyDictionary()
+_guard = threading.Lock()  # of _kept and _stats
 
 
 def register(options: Options | None = None, **given: Any) -> Options:
@@ -98,7 +109,12 @@ def register(options: Options | None = None, **given: Any) -> Options:
     from PRESCORE_* variables. Returns the options. Raises TypeError, ValueError for unknown ones.
     """
     global _options
-    _options = replace(options, **given) if options else Options.from_environment(**given)
+    if options:
+        named = {f.name: given.pop(f.name) for f in fields(Options) if f.name in given}
+        more = named.pop("more", options.more) | given
+        _options = replace(options, **named, more=more)
+    else:
+        _options = Options.from_environment(**given)
     _hf_layers.register("prescore", _forward)
     return _options
 
@@ -106,10 +122,11 @@ def register(options: Options | None = None, **given: Any) -> Options:
 def stats(reset: bool = False) -> Stats:
     """What was taken over, what was left and why, what was read."""
     global _stats
-    result = _stats
-    if reset:
-        _stats = Stats()
-    return result
+    with _guard:
+        result = _stats
+        if reset:
+            _stats = Stats()
+        return result
 
 
 def _forward(module, query, key, value, attention_mask=None, dropout=0.0, scaling=None,
@@ -118,7 +135,7 @@ def _forward(module, query, key, value, attention_mask=None, dropout=0.0, scalin
     rows: list[Row] | None = None
     reason = _why_not(module, query, key, value, dropout, is_causal, kwargs)
     if reason is None and attention_mask is not None:
-        rows = rows_of(attention_mask, query.shape[0], query.shape[2], key.shape[2])
+        rows = rows_of_last(attention_mask, query.shape[0], query.shape[2], key.shape[2])
         if rows is None:
             reason = "a mask that is not causal with padding"
         elif all(is_plain(row, key.shape[2]) for row in rows):
@@ -127,8 +144,7 @@ def _forward(module, query, key, value, attention_mask=None, dropout=0.0, scalin
         _leave(reason)
         return _hf_layers.fallback(module, query, key, value, attention_mask, dropout=dropout,
                                    scaling=scaling, is_causal=is_causal, **kwargs)
-    o = _attend(module, query, key, value, rows, scaling)
-    return o.transpose(1, 2).contiguous(), None
+    return _attend(module, query, key, value, rows, scaling).transpose(1, 2).contiguous(), None
 
 
 def _why_not(module, query, key, value, dropout, is_causal, kwargs) -> str | None:
@@ -156,24 +172,41 @@ def _why_not(module, query, key, value, dropout, is_causal, kwargs) -> str | Non
         return "heads of more than 512"
     if query.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"{query.dtype}"
+    return None if query.device.type == "cpu" else _why_not_there(query, value)
+
+
+def _why_not_there(query, value) -> str | None:
+    """The same of what is not on the CPU."""
+    if not query.is_cuda:
+        return f"tensors on {query.device.type}"
+    if not _core.gpus():
+        return "tensors on a GPU (this build of prescore has no CUDA)"
+    if query.dtype == torch.float32:
+        return "float32 on a GPU"
+    for d in (query.shape[3], value.shape[3]):
+        if d > 256 or d % 8 != 0:
+            return f"heads of {d} on a GPU"
     return None
 
 
 def _leave(reason: str) -> None:
-    if reason not in (NOT_CHOSEN, FEW) and reason not in _warned:
+    with _guard:
+        first = reason not in (NOT_CHOSEN, FEW) and reason not in _warned
         _warned.add(reason)
+        _stats.left[reason] += 1
+    if first:
         warnings.warn(f"prescore leaves {reason} to transformers", stacklevel=3)
-    _stats.left[reason] += 1
 
 
 @torch.compiler.disable
 def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> torch.Tensor:
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = (x if _readable(x) else x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
     counted = _options.count or not q.is_cuda
     arguments = _options.arguments(q.shape[2]) | {"scale": scale, "return_report": counted}
-    out = q.new_empty((*q.shape[:3], v.shape[3]))
+    b, h, n, _ = q.shape
+    out = q.new_empty((b, n, h, v.shape[3])).transpose(1, 2)  # as transformers wants it
     if rows is None:
-        _count(_attention.attention(q, k, v, out=out, **_kept(module, q, k, arguments), **arguments))
+        _attend_cache(module, q, k, v, out, arguments)
         return out
     for i, (first, last, positions) in enumerate(rows):
         if last <= first:  # a row of padding alone
@@ -198,25 +231,34 @@ def _call(tensors, queries: slice, keys: slice, **arguments) -> None:
                                 **arguments))
 
 
-def _kept(module, q, k, arguments) -> dict[str, Any]:
-    """The layer's index, where a cache goes on from an earlier call."""
+def _readable(x: torch.Tensor) -> bool:
+    """Whether the core takes it as it lies: on a GPU rows begin at multiples of 16 bytes."""
+    aligned = x.data_ptr() % 16 == 0 and all(x.stride(i) * x.element_size() % 16 == 0 for i in range(3))
+    return x.stride(-1) == 1 and (aligned or not x.is_cuda)
+
+
+def _attend_cache(module, q, k, v, out, arguments) -> None:
+    """With the layer's index, where a cache can go on from an earlier call."""
     if k.is_cuda or arguments["method"] == "dense" or "index" in arguments:
-        return {}
-    index = _indexes.get(module)
-    if index is None or index.validate(k) == 0:  # another text, perhaps of another shape
-        index = _indexes[module] = KeyIndex()
-    return {"index": index}
+        return _count(_attention.attention(q, k, v, out=out, **arguments))
+    with _guard:
+        kept = _kept.setdefault(module, _Kept())
+    with kept.lock:
+        if kept.index is None or kept.index.validate(k) == 0:  # another text, perhaps of another shape
+            kept.index = KeyIndex()
+        _count(_attention.attention(q, k, v, out=out, index=kept.index, **arguments))
 
 
 def _count(result) -> None:
-    _stats.taken += 1
-    if not isinstance(result, tuple):  # nothing was counted
-        return
-    report = result[1]
-    _stats.queries += report["queries"]
-    _stats.keys += report["keys"]
-    _stats.visible += report["visible"]
-    _stats.seconds += report["total_s"]
+    with _guard:
+        _stats.taken += 1
+        if not isinstance(result, tuple):  # nothing was counted
+            return
+        report = result[1]
+        _stats.queries += report["queries"]
+        _stats.keys += report["keys"]
+        _stats.visible += report["visible"]
+        _stats.seconds += report["total_s"]
 
 
 def _number(name: str, text: str) -> int:

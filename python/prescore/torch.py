@@ -8,11 +8,13 @@ Forward only: a backward raises NotImplementedError.
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any
 
 import torch
 
 from . import _attention
+from ._arrays import short
 
 __all__ = ["attention"]
 
@@ -46,10 +48,12 @@ def _no_backward(ctx, *gradients):
 _op.register_autograd(_no_backward)
 
 
-def _literal(value: Any) -> str:
+def _literal(value: Any, name: str) -> str:
     """repr(value), in words that torch.compile traces."""
     if isinstance(value, dict):
-        return "{" + "".join([f"{key!r}: {_literal(item)}, " for key, item in value.items()]) + "}"
+        return "{" + "".join([f"{key!r}: {_literal(item, key)}, " for key, item in value.items()]) + "}"
+    if not (isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))):
+        raise TypeError(f"[torch] {name}, got {short(value)}, want a finite number, a word, or a dict of them")
     return repr(value)
 
 
@@ -74,5 +78,8 @@ def attention(
             raise TypeError(f"[torch] {name}, got {type(x).__name__}, want a tensor")
         if x.dim() != 4:
             raise ValueError(f"[torch] axes of {name}, got {x.dim()}, want 4: [b, h, n, d]")
-    o, lse = torch.ops.prescore.attention(q, k, v, is_causal, scale, _literal(options))
+    for name in ("return_plan", "return_report"):
+        if name in options:
+            raise TypeError(f"[torch] {name}, got it, want none: prescore.attention has it")
+    o, lse = torch.ops.prescore.attention(q, k, v, is_causal, scale, _literal(options, "options"))
     return (o, lse) if return_lse else o

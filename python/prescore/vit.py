@@ -10,9 +10,11 @@ choices are training-free; every query reads `keys` keys, the class token (and r
 """
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
+from torch.nn import Identity
 
 from .torch import attention
 
@@ -58,16 +60,19 @@ def patch(model: torch.nn.Module, method: str = "kmeans", *, keys: int = 64, clu
           **more: Any) -> torch.nn.Module:
     """Lets every attention layer of `model` read `keys` keys a query; returns the model.
 
-    model: with blocks as timm's (modules that have qkv, proj and num_heads), or a ViT of transformers. more: options
-    of prescore.attention that come on top. Raises ValueError where the model has neither, and as `options`.
+    model: with layers as those of timm's plain ViTs (qkv, proj, num_heads; no rotation or bias by position), or a
+    ViT of transformers. more: options of prescore.attention that come on top. Raises ValueError where the model has
+    neither, and as `options`.
     """
     unpatch(model)
-    prefix = int(getattr(model, "num_prefix_tokens", 1))
-    of_layer = lambda i: options(method, keys, clusters, prefix, seed=i) | more
+    of_layer = lambda i: options(method, keys, clusters, _prefix(model), seed=i) | more
     layers = [m for m in model.modules() if all(hasattr(m, name) for name in ("qkv", "proj", "num_heads"))]
+    for layer in layers:
+        _check_plain(layer)
     if layers:
         for i, layer in enumerate(layers):
-            layer.forward = _timm_forward(layer, of_layer(i))
+            layer._prescore = of_layer(i)
+            layer.forward = MethodType(_timm_forward, layer)
         return model
     if not hasattr(getattr(model, "config", None), "_attn_implementation"):
         raise ValueError("[vit] model, got one without layers of timm's or transformers' shape, want one that has them")
@@ -81,25 +86,46 @@ def unpatch(model: torch.nn.Module) -> torch.nn.Module:
         if getattr(layer.__dict__.get("forward"), "prescore", False):
             del layer.forward
         layer.__dict__.pop("_prescore", None)
-    if before := model.__dict__.pop("_prescore_before", None):
-        model.config._attn_implementation = before
+    if "_prescore_before" in model.__dict__:
+        model.config._attn_implementation = model.__dict__.pop("_prescore_before")
     return model
 
 
-def _timm_forward(layer, chosen):
-    def forward(x, *args, **kwargs):
-        if kwargs.get("attn_mask") is not None or (args and args[0] is not None):
-            raise ValueError("[vit] attn_mask, got one, want None")
-        b, n, width = x.shape
-        qkv = layer.qkv(x).view(b, n, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        q, k = (getattr(layer, name, torch.nn.Identity())(x) for name, x in (("q_norm", q), ("k_norm", k)))
-        o = attention(q, k, v, is_causal=False, scale=getattr(layer, "scale", None), **chosen)
-        o = layer.proj(o.transpose(1, 2).reshape(b, n, width))
-        return getattr(layer, "proj_drop", torch.nn.Identity())(o)
+def _prefix(model) -> int:
+    """Tokens before the patches."""
+    if hasattr(model, "num_prefix_tokens"):  # timm
+        return int(model.num_prefix_tokens)
+    config = getattr(model, "config", None)
+    distilled = getattr(config, "model_type", "") == "deit"
+    return 1 + distilled + int(getattr(config, "num_register_tokens", 0) or 0)
 
-    forward.prescore = True
-    return forward
+
+def _check_plain(layer) -> None:
+    """timm has many attention layers with qkv and proj; only that of its plain ViT does no more with them."""
+    kind = type(layer)
+    plain = kind.__name__ == "Attention" and kind.__module__ in ("timm.models.vision_transformer", "timm.layers.attention")
+    if kind.__module__.startswith("timm.") and not plain:
+        raise ValueError(f"[vit] attention layers, got {kind.__module__}.{kind.__name__}, want those of timm's plain ViTs")
+
+
+def _timm_forward(self, x, *args, **kwargs):
+    """Attention.forward of timm."""
+    given = [a for a in (*args, *kwargs.values()) if a is not None and a is not False]
+    if given:
+        raise ValueError(f"[vit] arguments of an attention layer beside x, got {len(given)}, want none (as masks, rotations)")
+    b, n, _ = x.shape
+    q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k = (getattr(self, name, Identity())(x).to(v.dtype) for name, x in (("q_norm", q), ("k_norm", k)))
+    o = attention(q, k, v, is_causal=False, scale=getattr(self, "scale", None), **self._prescore)
+    o = o.transpose(1, 2).reshape(b, n, -1)
+    o = getattr(self, "norm", Identity())(o)
+    if getattr(self, "gate", None) is not None:
+        o = o * self.gate(x).sigmoid()
+    o = self.proj(o)
+    return getattr(self, "proj_drop", Identity())(o)
+
+
+_timm_forward.prescore = True
 
 
 def _patch_transformers(model, of_layer) -> None:

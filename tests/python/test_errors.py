@@ -48,6 +48,8 @@ def call(*args, **kwargs):
     (dict(positions=[0] * 7), ValueError, "one a query"),
     (dict(positions=[2**40] * 8), ValueError, "positions of 32 bits"),
     (dict(positions="no"), TypeError, "one int a query"),
+    (dict(positions=[2.7] * 8), TypeError, "one int a query"),
+    (dict(positions=["1"] * 8), TypeError, "one int a query"),
 ])
 def test_one_sentence(arguments, error, says):
     arguments = {"q": X, "k": X, "v": X} | arguments
@@ -107,6 +109,23 @@ def odd_arrays(draw):
 @given(odd_arrays(), odd_arrays(), odd_arrays(), st.sampled_from(["auto", "routed", "topk", "hyper"]))
 def test_any_arrays(q, k, v, method):
     call(q, k, v, method=method)
+
+
+@settings(max_examples=200, deadline=None)
+@given(odd_arrays(), odd_arrays(), odd_arrays(), odd_arrays(), st.sampled_from(["norm", "kmeans", "leverage", "x"]),
+       st.one_of(st.none(), st.integers(-2, 50), st.floats()))
+def test_any_arrays_elsewhere(a, b, c, d, name, n):
+    index = prescore.KeyIndex(segment=16, group=16)
+    for work in (lambda: prescore.score(a, name, n=n), lambda: prescore.merge(a, b, c, d),
+                 lambda: prescore.plan(a, b, index=index), lambda: prescore.workspace_bytes(a, b, c),
+                 lambda: index.extend(a, b), lambda: index.validate(a), lambda: index.truncate(n),
+                 lambda: index.members(n, head=n), lambda: index.counts(n), lambda: index.level(n),
+                 lambda: prescore.attention(a, b, c, out=d), lambda: prescore.attention(a, b, c, positions=d),
+                 lambda: prescore.attention(a, b, c, index=d)):
+        try:
+            work()
+        except ACCEPTED as e:
+            assert "\n" not in str(e), e
 
 
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),

@@ -1,12 +1,16 @@
 """prescore.hf: with a budget of all keys, models say what they say with SDPA."""
+import os
+import threading
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 import prescore.hf as hf  # noqa: E402
-from prescore._sight import pieces, rows_of  # noqa: E402
+from prescore._sight import pieces, rows_of, rows_of_last  # noqa: E402
 
 pytestmark = pytest.mark.hf
 BASE = dict(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -24,6 +28,7 @@ CONFIGS = {
         **SLIDING, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
     "phi": lambda: transformers.PhiConfig(**BASE),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**BASE),
+    "chatglm": lambda: transformers.GlmConfig(**GROUPED, head_dim=16),
 }
 
 
@@ -67,6 +72,39 @@ def test_the_same_logits(name, padding):
     sliding = name in ("mistral with a window", "gemma2", "gemma3")
     assert bool(stats.left) == sliding
     assert (stats.taken > 0) == (name not in ("mistral with a window", "gemma2"))
+
+
+def test_long_prompts_have_an_index():
+    """More than a segment of keys: at once, in chunks and padded."""
+    hf.register(method="routed", budget=1500, window=32)
+    stock, ours = stock_of("llama"), model_of("llama", "prescore")
+    ids = torch.randint(3, 96, (2, 1500), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, :600] = 0
+    for inputs in ({}, {"attention_mask": mask}):
+        difference = (stock(ids, **inputs).logits - ours(ids, **inputs).logits).abs() * mask[..., None]
+        assert difference.max() < 1e-5
+    cache = ours(ids[:, :1100], use_cache=True).past_key_values
+    got = ours(ids[:, 1100:], past_key_values=cache).logits
+    torch.testing.assert_close(got, stock(ids).logits[:, 1100:], atol=1e-5, rtol=0)
+    hf.register(method="routed", budget=256, window=32)
+    hf.stats(reset=True)
+    ours(ids)
+    assert hf.stats().keys < 0.5 * hf.stats().visible
+
+
+def test_smollm2_from_its_gguf():
+    pytest.importorskip("gguf"), pytest.importorskip("accelerate")
+    folder = Path(os.environ.get("PRESCORE_CACHE", Path.home() / ".cache/prescore")) / "models"
+    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not (folder / file).exists():
+        pytest.skip("`make setup` fetches the model")
+    stock, ours = (transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, torch_dtype=torch.float32, attn_implementation=a).eval() for a in ("sdpa", "prescore"))
+    ids = torch.randint(3, 40000, (1, 700), generator=torch.Generator().manual_seed(1))
+    want, got = stock(ids).logits, ours(ids).logits
+    assert hf.stats().taken == 30
+    torch.testing.assert_close(got, want, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -118,6 +156,46 @@ def test_gradients_and_soft_caps_are_left_with_one_warning():
     assert len(caught) == 1 and hf.stats().taken == 0
 
 
+def test_two_threads_with_texts_of_their_own():
+    hf.register(method="routed", budget=256, window=32, more={"tile": 32})
+    ours = model_of("llama", "prescore")
+    texts = [torch.randint(3, 96, (1, 900), generator=torch.Generator().manual_seed(i)) for i in (5, 6)]
+    want = [ours(text).logits for text in texts]
+    got = [[], []]
+
+    def work(i):
+        with torch.no_grad():
+            got[i] = [ours(texts[i]).logits for _ in range(4)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for i in range(2):
+        assert len(got[i]) == 4 and all(torch.equal(x, want[i]) for x in got[i])
+
+
+def test_what_a_gpu_lacks_is_left(monkeypatch):
+    def tensor(d=64, dtype=torch.float16, device="cuda"):
+        return SimpleNamespace(shape=(1, 2, 40, d), dtype=dtype, is_cuda=device == "cuda",
+                               device=SimpleNamespace(type=device))
+
+    monkeypatch.setattr(hf, "_core", SimpleNamespace(gpus=lambda: []))
+    assert "no CUDA" in hf._why_not_there(tensor(), tensor())
+    monkeypatch.setattr(hf, "_core", SimpleNamespace(gpus=lambda: ["one"]))
+    assert hf._why_not_there(tensor(), tensor()) is None
+    assert "float32" in hf._why_not_there(tensor(dtype=torch.float32), tensor())
+    assert "heads of 264" in hf._why_not_there(tensor(264), tensor())
+    assert "heads of 60" in hf._why_not_there(tensor(), tensor(60))
+    assert "mps" in hf._why_not_there(tensor(device="mps"), tensor())
+
+
+def test_options_over_options():
+    options = hf.register(hf.Options(budget=99, more={"tile": 32}), seed=3, window=5)
+    assert (options.budget, options.window, options.more) == (99, 5, {"tile": 32, "seed": 3})
+    with pytest.raises(TypeError, match="bugdet"):
+        hf.register(hf.Options(), bugdet=3)
+
+
 def test_options(monkeypatch):
     monkeypatch.setenv("PRESCORE_BUDGET", "77")
     monkeypatch.setenv("PRESCORE_METHOD", "window")
@@ -141,6 +219,14 @@ def test_masks_that_are_not_runs():
     assert rows_of(causal.triu(-2), 1, 6, 6) is None  # a window
     assert rows_of(additive - 0.5, 1, 6, 6) is None  # a bias
     assert rows_of(causal.flip(2), 1, 6, 6) is None
+
+
+def test_a_mask_is_looked_at_once():
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    rows = rows_of_last(mask, 2, 6, 6)
+    assert rows == rows_of(mask, 2, 6, 6) and rows_of_last(mask, 2, 6, 6) is rows
+    mask[0, 0, :, 0] = False
+    assert rows_of_last(mask, 2, 6, 6) == rows_of(mask, 2, 6, 6) != rows
 
 
 @pytest.mark.parametrize("positions", [

@@ -80,3 +80,11 @@ def test_scores_on_a_gpu_are_those_of_the_cpu(qkv, name):
     torch.testing.assert_close(got.cpu(), prescore.score(k, name, seed=3), atol=1e-4, rtol=2e-3)
     with pytest.raises(ValueError, match="dtype of k"):
         prescore.score(k.cuda().float(), name)
+
+
+@pytest.mark.parametrize("options", [
+    {"index": prescore.KeyIndex()}, {"positions": [1, 2]}, {"out": torch.ones(1)}, {"standin_share": float("inf")},
+    {"return_plan": True}, {"return_report": False}])
+def test_options_that_no_graph_can_hold(qkv, options):
+    with pytest.raises(TypeError, match=r"\[torch\] " + next(iter(options))):
+        prescore.torch.attention(*qkv, **options)

@@ -1,4 +1,7 @@
 """Vision Transformers: all keys are dense attention, few keys hold the class token, patches come off again."""
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -63,6 +66,51 @@ def test_few_keys_are_few_and_hold_the_class_token(model, method):
     plan = prescore.plan(q, k, is_causal=False, **prescore.vit.options(method, 64))
     assert plan.keys_per_query().max() <= 64 and plan.keys_per_query().mean() > 50
     assert all(0 in plan.keys(query=i, head=1) for i in (0, 100, 256))
+
+
+@torch.no_grad()
+def test_a_copy_has_its_own_weights(model):
+    x = torch.randn(1, 257, 64)
+    other = copy.deepcopy(prescore.vit.patch(model, "routed", keys=64))
+    torch.testing.assert_close(other(x), model(x))
+    other.blocks[0].qkv.weight.mul_(2)
+    assert not torch.allclose(other(x), model(x))
+    assert torch.equal(prescore.vit.unpatch(other)(x), other(x))
+
+
+def test_layers_that_do_more_are_refused(model):
+    class Attention(Layer):
+        """As that of BEiT, which adds a bias by position."""
+
+    Attention.__module__ = "timm.models.beit"
+    model.blocks.append(Attention())
+    with pytest.raises(ValueError, match="got timm.models.beit.Attention"):
+        prescore.vit.patch(model)
+    assert all("forward" not in block.__dict__ for block in model.blocks)
+    patched = prescore.vit.patch(Model(), keys=64)
+    with pytest.raises(ValueError, match="beside x"):
+        patched.blocks[0](torch.randn(1, 257, 64), rope=torch.ones(1))
+
+
+def test_tokens_before_the_patches():
+    prefix = prescore.vit._prefix
+    assert prefix(SimpleNamespace(num_prefix_tokens=5)) == 5
+    assert prefix(SimpleNamespace(config=SimpleNamespace(model_type="vit"))) == 1
+    assert prefix(SimpleNamespace(config=SimpleNamespace(model_type="deit"))) == 2
+    assert prefix(SimpleNamespace(config=SimpleNamespace(model_type="dinov2", num_register_tokens=4))) == 5
+
+
+@pytest.mark.parametrize("more", [{}, {"qk_norm": True, "scale_attn_norm": True}, {"reg_tokens": 4, "dynamic_img_size": True}])
+@torch.no_grad()
+def test_timm(more):
+    timm = pytest.importorskip("timm")
+    model = timm.models.VisionTransformer(img_size=32, patch_size=2, embed_dim=64, depth=2, num_heads=2, num_classes=5,
+                                          **more).eval()
+    x = torch.randn(2, 3, 32, 32)
+    want = model(x)
+    got = prescore.vit.patch(model, "routed", keys=300)(x)
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
+    assert model.blocks[0].attn._prescore["sinks"] == 1 + more.get("reg_tokens", 0)
 
 
 @torch.no_grad()

@@ -37,18 +37,20 @@ def run(given) -> int:
 def _one_length(given, n: int) -> None:
     import torch
 
-    from .. import attention, isa
+    from .. import attention
 
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, n, given.dim, device=given.device).to(getattr(torch, given.dtype))
                for h in (given.heads, given.kv_heads, given.kv_heads))
+
+    grouped = {"enable_gqa": True} if given.heads != given.kv_heads else {}  # PyTorch 2.5
 
     def ours(method):
         return lambda **more: attention(
             q, k, v, method=method, budget=given.budget, threads=given.threads, **more)
 
     def sdpa():
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
 
     calls = {"torch": sdpa} | {method: ours(method) for method in given.methods}
     reports = {method: calls[method](return_report=True)[1] for method in given.methods}
@@ -63,7 +65,7 @@ def _one_length(given, n: int) -> None:
         keys = report["keys"] / report["queries"] if report and report["queries"] else (n + 1) / 2
         print_row(command="bench", method=name, n=n, heads=given.heads, kv_heads=given.kv_heads,
                   d=given.dim, dtype=given.dtype, device=given.device,
-                  isa=torch.__version__ if name == "torch" else isa(given.dtype),
+                  isa=torch.__version__ if name == "torch" else report["isa"],
                   seconds=statistics.median(times), seconds_min=min(times), seconds_max=max(times),
                   speedup=base / statistics.median(times), keys_per_query=keys)
 

@@ -2,7 +2,7 @@
 
 The context less its last --tail tokens is read as a prompt, in tiles; the tail then follows with
 routing "strict", so that every scored token chose its keys alone: what a user gets who generates.
-MODEL is a folder or name for transformers, or a .gguf file (which needs the package gguf).
+MODEL is a folder or name for transformers, or a .gguf file (which needs the packages gguf and accelerate).
 """
 from __future__ import annotations
 
