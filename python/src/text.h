@@ -18,12 +18,18 @@ inline std::string text(nb::handle object) {
   return "?";
 }
 
-/// repr(object), cut to a line.
+/// repr(object) on one line, cut.
 inline std::string represent(nb::handle object) {
   const nb::object string = nb::steal(PyObject_Repr(object.ptr()));
   if (!string.is_valid()) PyErr_Clear();
-  std::string all = string.is_valid() ? text(string) : "?";
-  return all.size() > 80 ? all.substr(0, 80) + "..." : all;
+  const std::string all = string.is_valid() ? text(string) : "?";
+  std::string line;
+  for (const char c : all)
+    if (c != '\n')
+      line += c;
+    else if (!line.ends_with(' '))
+      line += ' ';
+  return line.size() > 80 ? line.substr(0, 80) + "..." : line;
 }
 
 [[noreturn]] inline void refuse_type(const std::string& what, const std::string& got,
