@@ -27,8 +27,9 @@ struct CudaOptions {
   const std::int32_t* cu_seqlens_q = nullptr;
   const std::int32_t* cu_seqlens_k = nullptr;
   std::int64_t sequences = 0;
-  /// Top-k: scores of the keys, [b, h_kv, n_kv] f32 on the device, the larger the better, NaN last;
-  /// null: plan.score, see attention(). A choice is strict if no score knows later keys.
+  /// Top-k and prescored hyper: scores of the keys, [b, h_kv, n_kv] f32 on the device, the larger
+  /// the better, NaN last; null: plan.score, see attention(). A choice is strict if no score knows
+  /// later keys.
   const float* scores = nullptr;
   bool count = false;  ///< wait for the result, count what was read, time the stages
 };
@@ -80,8 +81,8 @@ std::vector<Gpu> gpus();
 /// i sees keys [0, n_kv - n_q + i]. Throws Error on anything else.
 /// Device::kCuda: tensors, lse included, on the GPU; q, k, v and o all f16 or all bf16; d and d_v
 /// multiples of 8 up to 256; rows aligned to 16 bytes; all methods, hyper without packed sequences
-/// and with at most 10 projections; scores: norms, random, your own, and, not causal, leverage or
-/// k-means of up to 4,096 keys.
+/// and with at most 10 projections and 8,192 samples a span; scores: norms, random, your own, and,
+/// not causal, leverage (d up to 128) or k-means (64 clusters at most) of up to 4,096 keys.
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,
                  const Options& options = {});
 Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State& out,

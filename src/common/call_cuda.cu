@@ -93,6 +93,8 @@ void check_hyper(const Options& o) {
 void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
   check_qkv(q, k, v);
   check_plan_options(o.plan);
+  if (!std::isfinite(o.scale))
+    fail("attention", "scale", std::to_string(o.scale), "a finite number");
   if (q.dtype == DType::kF32 || q.dtype != k.dtype || o.compute == Compute::kF32)
     fail("attention", "dtypes or compute with device cuda", "f32, or unlike ones",
          "q, k and v all f16 or all bf16");

@@ -20,9 +20,9 @@ struct Call {
   float* own_lse = nullptr;
   SegmentInfo* segment = nullptr;
   TileInfo* tile = nullptr;
-  ScoreOptions score;                     // top-k: of own_scores
+  ScoreOptions score;                     // of own_scores
   bool sampled = false;                   // drawn in proportion to them
-  const float* scores = nullptr;          // top-k: the caller's
+  const float* scores = nullptr;          // the caller's
   float* own_scores = nullptr;            // or ours
   unsigned long long* counter = nullptr;  // queries, visible keys, keys, stand-ins
 

@@ -174,13 +174,13 @@ Hyper size_hyper(const Problem& p, const PlanOptions& o) {
     x.runs = static_cast<int>(run_of(std::max<std::int64_t>(p.n_kv - 1, 0)) - from + 1);
     longest = std::min<std::int64_t>(p.n_q, unit);  // run 0 of leaves has nothing far
   }
-  x.rows = static_cast<int>(longest * group);
+  const std::int64_t rows = longest * group, lanes = std::int64_t{p.sequences} * x.runs * rows;
+  check(lanes <= kMost / 2, "plan", "queries of a key head with device cuda", lanes, "below 2^30");
+  x.rows = static_cast<int>(rows);
   x.slots = std::min(x.rows, x.buckets()) + x.rows / kTile;
   std::int64_t keys = 0;
   for (std::int64_t leaf = 1; leaf <= x.leaves; ++leaf) keys += leaf & -leaf;
   x.ordered = keys * (p.causal ? s.leaf : p.n_kv);
-  const std::int64_t lanes = std::int64_t{p.sequences} * x.runs * std::max(x.rows, x.slots);
-  check(lanes <= kMost, "plan", "queries of a key head with device cuda", lanes, "below 2^31");
   return x;
 }
 

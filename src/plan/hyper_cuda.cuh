@@ -13,7 +13,7 @@
 
 namespace prescore::cuda {
 
-inline constexpr int kMostBits = 10, kMostSamples = 4096;
+inline constexpr int kMostBits = 10, kMostSamples = 8192;
 
 /// Queries with the same spans and bucket: what a tile of lanes has in common.
 struct Bucket {

@@ -28,8 +28,9 @@ HyperSizes::HyperSizes(const PlanOptions& o, bool is_causal, std::int64_t keys)
         "at least " + std::to_string(kLeastTile) + " keys more than the " + std::to_string(sinks) +
             " sinks");
   // Small tiles waste less of a small budget: a tile's first query reads up to a tile fewer keys
-  // than its last, for which there must be room.
-  while (tile > kLeastTile && 8 * tile > budget_) tile = std::max(kLeastTile, tile / 32 * 16);
+  // than its last, for which there must be room. A leaf is a tile or more.
+  while (tile > kLeastTile && (8 * tile > budget_ || tile > budget_ - sinks))
+    tile = std::max(kLeastTile, tile / 32 * 16);
   // Most keys from the leaf on are leaf + window - 1, the latter rounded up to tiles. A budget that
   // has no room for it cuts the window.
   std::int64_t recent = round_up(window - 1, tile);

@@ -60,6 +60,7 @@ void check_score(const ScoreOptions& o, bool causal, bool packed, std::int64_t n
          "norms, random, leverage, k-means, or scores of your own (CudaOptions::scores)");
   if (o.centred || o.rotation.dims > 0 || o.fit > 0 || o.flattened || o.distance_seeds)
     fail("score", "centred, rotation, fit or a published flaw with device cuda", "one", "none");
+  if (causal) check(o.segment == kSegment, "score", "segment with device cuda", o.segment, "512");
   if (single) return;
   if (causal || packed)
     fail("score", "leverage or k-means with device cuda", "a causal call or packed sequences",

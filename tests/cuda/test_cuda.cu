@@ -318,6 +318,11 @@ TEST(CudaErrors, EachMistakeIsOneSentence) {
   expect_refused("score", good, [](Options& o) { o.plan.method = Method::kTopK; });
   expect_refused("segment", good, [](Options& o) { o.index.segment = 256; });
   expect_refused("cluster", good, [](Options& o) { o.index.cluster = 4; });
+  c = good, c.scale = NAN;
+  expect_refused("scale", c, nothing);
+  expect_refused("segment", good, [](Options& o) {
+    o.plan.method = Method::kTopK, o.plan.score = Score::kKeyNorm, o.score.segment = 256;
+  });
   expect_refused("tile", good, [](Options& o) { o.plan.tile = 256; });
   expect_refused("cu_seqlens", good, [](Options& o) {
     o.cuda.cu_seqlens_q = reinterpret_cast<const std::int32_t*>(&o);
