@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 
 import torch
@@ -65,7 +66,7 @@ def main():
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--dense-until", type=int, default=131072, help="longest text for the dense peers")
-    parser.add_argument("--json")
+    parser.add_argument("--json", help="file for the rows and the GPU with its clocks")
     a = parser.parse_args()
     torch.manual_seed(0)
     rows = []
@@ -82,18 +83,18 @@ def main():
         for n in a.keys:
             k, v = clustered(h_kv, n, d), torch.randn(1, h_kv, n, d, device="cuda", dtype=torch.bfloat16)
             q = (k.repeat_interleave(h // h_kv, 1).roll(n // 8, 2) + torch.randn(1, h, n, d, device="cuda")).bfloat16()
-            few = a.repeats if n <= 32768 else 3
             for method in a.method:
                 if method != "dense" or n <= a.dense_until:
-                    add(shape, n, method, **ours(q, k, v, method, few if method == "dense" else a.repeats))
+                    add(shape, n, method, **ours(q, k, v, method, a.repeats))
             for name in a.peers if n <= a.dense_until else []:
                 kk, vv = (t.repeat_interleave(h // h_kv, 1) for t in (k, v))
                 with sdpa_kernel(PEERS[name]):
-                    add(shape, n, name, ms=median_ms(lambda: scaled_dot_product_attention(q, kk, vv, is_causal=True), few))
+                    add(shape, n, name, ms=median_ms(lambda: scaled_dot_product_attention(q, kk, vv, is_causal=True), a.repeats))
     if a.json:
-        props = torch.cuda.get_device_properties(0)
+        gpu = subprocess.check_output(["nvidia-smi", "-i", "0", "--format=csv,noheader",
+                                       "--query-gpu=name,driver_version,clocks.sm,clocks.max.sm"], text=True).strip()
         with open(a.json, "w") as f:
-            json.dump(dict(gpu=props.name, torch=torch.__version__, repeats=a.repeats, rows=rows), f, indent=1)
+            json.dump(dict(gpu=gpu, torch=torch.__version__, repeats=a.repeats, rows=rows), f, indent=1)
 
 
 if __name__ == "__main__":

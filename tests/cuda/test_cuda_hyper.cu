@@ -82,6 +82,35 @@ TEST(CudaHyper, ReadsWhatTheCpuReads) {
   }
 }
 
+TEST(CudaHyper, OtherTypesSizesAndSigns) {
+  PRESCORE_NEEDS_GPU();
+  Case c = hyper_case(4, 2, 600, 2000, 128);
+  c.q_type = c.kv_type = c.o_type = DType::kF16, c.d_v = 64;
+  expect_as_on_the_cpu(c, hyper(256, 512));
+  c = hyper_case(2, 1, 600, 2000, 80), c.scale = -0.1;
+  expect_as_on_the_cpu(c, hyper(256, 512));
+  expect_as_on_the_cpu(hyper_case(2, 1, 2300, 1900, 64), hyper(256, 512));  // some see nothing
+  Options o = prescored(hyper(256, 512), 600);
+  o.plan.selection = Selection::kSample;
+  expect_as_on_the_cpu(hyper_case(2, 1, 600, 2000, 64), o);
+}
+
+TEST(CudaHyper, WithoutALseTheOutputIsTheSame) {
+  PRESCORE_NEEDS_GPU();
+  const Case c = hyper_case(2, 1, 600, 2000, 64);
+  Data with(c), without(c);
+  Options o = hyper(256, 512);
+  DeviceCase(with).run(o);
+  DeviceCase d(without);
+  o.device = Device::kCuda, o.scale = without.scale();
+  State to = d.state();
+  to.lse = nullptr;
+  attention(d.q.view(), d.k.view(), d.v.view(), to, o);
+  ok(cudaDeviceSynchronize());
+  d.o.copy_back();
+  EXPECT_TRUE(with.o.same_bits(without.o));
+}
+
 TEST(CudaHyper, EachQueryForItselfToo) {
   PRESCORE_NEEDS_GPU();
   for (const std::int64_t leaf : {0, 384}) {
