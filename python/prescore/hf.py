@@ -83,6 +83,7 @@ class Stats:
     queries: int = 0  #: (batch, head, query) triples
     keys: int = 0  #: keys read
     visible: int = 0  #: keys that dense attention reads
+    standins: int = 0
     seconds: float = 0.0
 
 
@@ -258,6 +259,7 @@ def _count(result) -> None:
         _stats.queries += report["queries"]
         _stats.keys += report["keys"]
         _stats.visible += report["visible"]
+        _stats.standins += report["standins"]
         _stats.seconds += report["total_s"]
 
 

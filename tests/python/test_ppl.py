@@ -32,6 +32,7 @@ def test_ppl(folder, capsys):
     assert [r["method"] for r in rows] == ["sdpa", "dense", "window", "routed"]
     assert all(r["tail"] == 75 and r["ppl"] == pytest.approx(rows[0]["ppl"], rel=1e-4) for r in rows)
     assert rows[3]["keys_per_query"] == pytest.approx(113) and not rows[3]["left"]
+    assert rows[3]["keys_share"] == 1 and rows[3]["standins_per_query"] == 0 and 0 < rows[0]["ppl_error"] < rows[0]["ppl"]
 
 
 def test_a_tail_longer_than_the_text(folder, capsys):

@@ -1,7 +1,8 @@
 """Times of the operator beside PyTorch's scaled_dot_product_attention, on random data.
 
 Causal prompts [1, heads, n, d]. All take turns in one process; the median of the repeats counts.
-Random keys have no structure to find: quality is measured by ppl, not here.
+Random keys have no structure to find: quality is measured by ppl, not here. Rows have the names of
+`prescore bench attend --json` where they hold the same; stages are of one more run.
 """
 from __future__ import annotations
 
@@ -55,19 +56,25 @@ def _one_length(given, n: int) -> None:
     calls = {"torch": sdpa} | {method: ours(method) for method in given.methods}
     reports = {method: calls[method](return_report=True)[1] for method in given.methods}
     sdpa()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    ms: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(given.repeats):
         for name, call in calls.items():
-            seconds[name].append(_seconds(call, given.device))
-    base = statistics.median(seconds["torch"])
-    for name, times in seconds.items():
-        report = reports.get(name)
-        keys = report["keys"] / report["queries"] if report and report["queries"] else (n + 1) / 2
-        print_row(command="bench", method=name, n=n, heads=given.heads, kv_heads=given.kv_heads,
-                  d=given.dim, dtype=given.dtype, device=given.device,
-                  isa=torch.__version__ if name == "torch" else report["isa"],
-                  seconds=statistics.median(times), seconds_min=min(times), seconds_max=max(times),
-                  speedup=base / statistics.median(times), keys_per_query=keys)
+            ms[name].append(1e3 * _seconds(call, given.device))
+    base = statistics.median(ms["torch"])
+    for name, times in ms.items():
+        print_row(command="bench", method=name, keys_seen=n, heads=given.heads, kv_heads=given.kv_heads,
+                  d=given.dim, dtype=given.dtype, device=given.device, ms=statistics.median(times),
+                  ms_min=min(times), ms_max=max(times), speedup=base / statistics.median(times),
+                  **({"kernel": "torch " + torch.__version__, "keys": (n + 1) / 2} if name == "torch" else
+                     _of_report(reports[name], name, given.budget)))
+
+
+def _of_report(report: dict, name: str, budget: int) -> dict:
+    queries = max(report["queries"], 1)
+    row = {"budget": budget, "kernel": report["isa"], "keys": report["keys"] / queries,
+           "standins": report["standins"] / queries}
+    row |= {f"{stage}_ms": 1e3 * report[f"{stage}_s"] for stage in ("index", "plan", "attend")}
+    return row if report["method"] == name else row | {"took": report["method"]}
 
 
 def _seconds(call, device: str) -> float:

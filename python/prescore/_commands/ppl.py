@@ -2,6 +2,7 @@
 
 The context less its last --tail tokens is read as a prompt, in tiles; the tail then follows with
 routing "strict", so that every scored token chose its keys alone: what a user gets who generates.
+Rows have the names of `prescore ppl --json` where they hold the same; `left` counts calls by reason.
 MODEL is a folder or name for transformers, or a .gguf file (which needs the packages gguf and accelerate).
 """
 from __future__ import annotations
@@ -80,8 +81,8 @@ def _measure(model, ids, tail: int, method: str, given) -> dict:
 
 
 def tail_perplexity(model, ids, tail: int, choose) -> dict:
-    """Perplexity of the tail; seconds and keys a query of reading the prompt before it. choose(routing): what the
-    layers do from now on, "tile" for the prompt, then "strict"."""
+    """Perplexity of the tail; time and keys of reading the prompt before it. choose(routing): what the layers do from
+    now on, "tile" for the prompt, then "strict"."""
     import torch
 
     from .. import hf
@@ -91,7 +92,7 @@ def tail_perplexity(model, ids, tail: int, choose) -> dict:
         choose("tile")
         begin = time.perf_counter()
         prompt = model(ids[:, :cut], use_cache=True, logits_to_keep=1)
-        cache, last, loss = prompt.past_key_values, prompt.logits[:, -1:], 0.0
+        cache, last, losses = prompt.past_key_values, prompt.logits[:, -1:], []
         last.sum().item()  # waits for a GPU
         seconds, read = time.perf_counter() - begin, hf.stats()
         choose("strict")
@@ -99,12 +100,22 @@ def tail_perplexity(model, ids, tail: int, choose) -> dict:
             chunk = ids[:, first : first + 512]
             logits = model(chunk, past_key_values=cache, use_cache=True).logits
             said = torch.cat([last, logits[:, :-1]], 1).float().log_softmax(-1)
-            loss -= said.gather(-1, chunk[..., None]).sum().item()
+            losses.append(-said.gather(-1, chunk[..., None]).flatten().double())
             last = logits[:, -1:]
+    loss = torch.cat(losses)
+    ppl = math.exp(loss.mean().item())
+
+    def of(sum, all):
+        return sum / all if all else None
+
     return {
-        "ppl": math.exp(loss / tail),
+        "ppl": ppl,
+        "ppl_error": ppl * loss.std(correction=0).item() / math.sqrt(tail),
         "prefill_s": seconds,
+        "tokens_per_s": cut / seconds,
         "attention_s": read.seconds if read.taken else None,
-        "keys_per_query": read.keys / read.queries if read.queries else None,
+        "keys_per_query": of(read.keys, read.queries),
+        "keys_share": of(read.keys, read.visible),
+        "standins_per_query": of(read.standins, read.queries),
         "left": dict(read.left),
     }
