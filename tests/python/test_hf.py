@@ -174,6 +174,24 @@ def test_two_threads_with_texts_of_their_own():
         assert len(got[i]) == 4 and all(torch.equal(x, want[i]) for x in got[i])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not (torch.cuda.is_available() and hf._core.gpus()), reason="no GPU, or a build without CUDA")
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+def test_on_a_gpu(padding):
+    stock, ours = (model_of("llama", a).half().cuda() for a in ("sdpa", "prescore"))
+    ids = torch.randint(3, 96, (2, 700), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    if padding != "none":
+        mask[1, slice(0, 110) if padding == "left" else slice(590, None)] = 0
+    inputs = {"input_ids": ids.cuda()} | ({} if padding == "none" else {"attention_mask": mask.cuda()})
+    difference = (stock(**inputs).logits - ours(**inputs).logits).abs().cpu() * mask[..., None]
+    assert difference.max() < 2e-2 and hf.stats().taken > 0 and not hf.stats().left
+    tokens = [m.generate(**inputs, max_new_tokens=3, do_sample=False) for m in (stock, ours)]
+    assert torch.equal(*tokens) and hf.stats().left[hf.FEW] > 0
+    ours.float()(**inputs)
+    assert hf.stats().left["float32 on a GPU"] == 3
+
+
 def test_what_a_gpu_lacks_is_left(monkeypatch):
     def tensor(d=64, dtype=torch.float16, device="cuda"):
         return SimpleNamespace(shape=(1, 2, 40, d), dtype=dtype, is_cuda=device == "cuda",
