@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A wheel that carries oneTBB and Highway: it installs where there is neither a compiler nor those
 # libraries, on Linux with a glibc no older than this machine's.
-# Usage: scripts/wheel.sh [FOLDER=dist] [options of pip wheel, e.g. -C cmake.define.PRESCORE_CUDA=ON]
+# Usage: scripts/wheel.sh [FOLDER=dist] [options of pip wheel, e.g. -C cmake.define.PRESCORE_CUDA=OFF]
 #   PYTHON   the Python to build with (default python3; 3.12 or later: one wheel for all of those)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
