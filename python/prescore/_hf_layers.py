@@ -64,7 +64,10 @@ def fallback(module, query, key, value, attention_mask, *, scaling, dropout, is_
         low = torch.finfo(query.dtype).min
         attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(
             ~attention_mask, low)
-    own = sys.modules[type(module).__module__].eager_attention_forward
+    own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if own is None:  # a model with code of its own
+        raise NotImplementedError(f"[hf] soft-caps of {type(module).__name__}, got a model without eager attention, "
+                                  "want one that has it, or attn_implementation of its own")
     o, _ = own(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     return o, None
 

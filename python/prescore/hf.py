@@ -190,6 +190,7 @@ def _why_not_there(query, value) -> str | None:
     return None
 
 
+@torch.compiler.disable
 def _leave(reason: str) -> None:
     with _guard:
         first = reason not in (NOT_CHOSEN, FEW) and reason not in _warned

@@ -207,6 +207,17 @@ def test_what_a_gpu_lacks_is_left(monkeypatch):
     assert "mps" in hf._why_not_there(tensor(device="mps"), tensor())
 
 
+@pytest.mark.parametrize("layers", ["all", "odd"])
+def test_a_compiled_model(layers):
+    hf.register(method="routed", budget=4096, layers=layers)
+    ids = torch.randint(3, 96, (1, 70), generator=torch.Generator().manual_seed(3))
+    ours = model_of("llama", "prescore")
+    want = ours(ids).logits
+    got = torch.compile(ours, backend="eager")(ids).logits
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    assert hf.stats().taken == 2 * (3 if layers == "all" else 1)
+
+
 def test_options_over_options():
     options = hf.register(hf.Options(budget=99, more={"tile": 32}), seed=3, window=5)
     assert (options.budget, options.window, options.more) == (99, 5, {"tile": 32, "seed": 3})
