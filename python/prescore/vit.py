@@ -91,6 +91,12 @@ def unpatch(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def _attend(q, k, v, scale, chosen):
+    if q.is_cuda and chosen["method"] == "routed" and chosen.get("index", {}).get("segment", 512) != 512:
+        raise ValueError("[vit] method on a GPU, got 'routed', want another: an index there has segments of 512 keys")
+    return attention(q, k, v, is_causal=False, scale=scale, **chosen)
+
+
 def _prefix(model) -> int:
     """Tokens before the patches."""
     if hasattr(model, "num_prefix_tokens"):  # timm
@@ -116,7 +122,7 @@ def _timm_forward(self, x, *args, **kwargs):
     b, n, _ = x.shape
     q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = (getattr(self, name, Identity())(x).to(v.dtype) for name, x in (("q_norm", q), ("k_norm", k)))
-    o = attention(q, k, v, is_causal=False, scale=getattr(self, "scale", None), **self._prescore)
+    o = _attend(q, k, v, getattr(self, "scale", None), self._prescore)
     o = o.transpose(1, 2).reshape(b, n, -1)
     o = getattr(self, "norm", Identity())(o)
     if getattr(self, "gate", None) is not None:
@@ -134,7 +140,7 @@ def _patch_transformers(model, of_layer) -> None:
     def forward(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, **_):
         if attention_mask is not None:
             raise ValueError("[vit] attention_mask, got one, want None")
-        o = attention(query, key, value, is_causal=False, scale=scaling, **module._prescore)
+        o = _attend(query, key, value, scaling, module._prescore)
         return o.transpose(1, 2).contiguous(), None
 
     AttentionInterface.register("prescore_vit", forward)
