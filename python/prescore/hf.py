@@ -54,17 +54,22 @@ class Options:
     @classmethod
     def from_environment(cls, **given: Any) -> Options:
         """`given` over PRESCORE_* over the defaults. Names that are no fields go to `more`."""
-        named = {f.name: f for f in fields(cls) if f.name != "more"}
+        named, more = cls._parts(given)
         values: dict[str, Any] = {}
-        for name, known in named.items():
+        for name, known in {f.name: f for f in fields(cls) if f.name != "more"}.items():
             text = os.environ.get("PRESCORE_" + name.upper())
             if text is not None:
                 values[name] = _number(name, text) if isinstance(known.default, int) else text
         if "count" in values:
             values["count"] = bool(values["count"])
-        more = {k: v for k, v in given.items() if k not in named and k != "more"}
-        values |= {k: v for k, v in given.items() if k in named}
-        return cls(**values, more=given.get("more", {}) | more)
+        return cls(**values | named, more=more)
+
+    @classmethod
+    def _parts(cls, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What names fields, and what goes to `more`."""
+        names = {f.name for f in fields(cls)} - {"more"}
+        more = {k: v for k, v in given.items() if k not in names and k != "more"}
+        return {k: v for k, v in given.items() if k in names}, given.get("more", {}) | more
 
     def arguments(self, n_q: int) -> dict[str, Any]:
         """Of prescore.attention for a call of n_q queries."""
@@ -111,8 +116,7 @@ def register(options: Options | None = None, **given: Any) -> Options:
     """
     global _options
     if options:
-        named = {f.name: given.pop(f.name) for f in fields(Options) if f.name in given}
-        more = named.pop("more", options.more) | given
+        named, more = Options._parts({"more": options.more} | given)
         _options = replace(options, **named, more=more)
     else:
         _options = Options.from_environment(**given)

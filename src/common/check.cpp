@@ -33,4 +33,11 @@ void check_tensor(const Tensor& t, std::string_view stage, std::string_view what
     fail(stage, name + " stride of the last axis", std::to_string(t.stride[3]), "1");
 }
 
+void check_apart(const MutTensor& t, std::string_view stage, std::string_view what) {
+  for (std::size_t i = 0; i < 4; ++i)
+    if (t.shape[i] > 1 && t.stride[i] == 0)
+      fail(stage, std::string(what) + " strides", to_string(t.stride),
+           "none zero: elements would share memory");
+}
+
 }  // namespace prescore

@@ -27,6 +27,9 @@ inline void check_tensor(const MutTensor& t, std::string_view stage, std::string
   check_tensor(Tensor{t.data, t.dtype, t.shape, t.stride}, stage, what);
 }
 
+/// Throws Error where elements of an output share memory.
+void check_apart(const MutTensor& t, std::string_view stage, std::string_view what);
+
 /// "[1, 2, 3, 4]"
 std::string to_string(const std::array<std::int64_t, 4>& shape);
 

@@ -143,25 +143,11 @@ class SpanSorter {
     if (thread_ == 0) start[hyper_.buckets()] = before;
   }
 
-  // Stable: warps take turns, in a warp those of one bucket are counted before each lane.
   __device__ void write() {
     std::int32_t* order = hyper_.order + head_ * hyper_.ordered + hyper_.offset(leaf_);
-    const int lane = thread_ % 32, warp = thread_ / 32;
-    for (int first = begin_; first < end_; first += kThreads) {
-      const int j = first + thread_;
-      const bool in = j < end_ && survives(j);
-      const int mine = in ? place(j) : -1;
-      const unsigned alike = __match_any_sync(~0u, mine);
-      const int rank = __popc(alike & ((1u << lane) - 1));
-      for (int w = 0; w < kWarps; ++w) {
-        __syncthreads();
-        if (w != warp || !in) continue;
-        const int at = count_[mine] + rank;
-        __syncwarp(alike);
-        if (rank == 0) count_[mine] += __popc(alike);
-        order[at] = j;
-      }
-    }
+    place_by_bucket(
+        count_, begin_, end_, [&](int j) { return survives(j) ? place(j) : -1; },
+        [&](int j, int at) { order[at] = j; });
   }
 
   const Hyper& hyper_;

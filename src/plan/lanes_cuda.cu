@@ -5,7 +5,7 @@
 namespace prescore::cuda {
 namespace {
 
-constexpr int kThreads = kSelectThreads, kWarps = kThreads / 32;
+constexpr int kThreads = kSelectThreads;
 
 // One block a run and sequence: its queries, of all heads of the list, by bucket; tiles of those
 // that share one.
@@ -85,25 +85,11 @@ class LaneSorter {
     for (int i = tiles + thread_; i < hyper_.slots; i += kThreads) tile[i] = {};
   }
 
-  // Stable, as in SpanSorter.
   __device__ void write_lanes(int lanes) {
     Lane* to = hyper_.lane + (std::int64_t{batch_} * hyper_.runs + run_) * hyper_.rows;
-    const int in_warp = thread_ % 32, warp = thread_ / 32;
-    for (int first = 0; first < lanes; first += kThreads) {
-      const bool in = first + thread_ < lanes;
-      const Lane x = in ? lane(first + thread_) : Lane{};
-      const int mine = in ? place(x) : -1;
-      const unsigned alike = __match_any_sync(~0u, mine);
-      const int rank = __popc(alike & ((1u << in_warp) - 1));
-      for (int w = 0; w < kWarps; ++w) {
-        __syncthreads();
-        if (w != warp || !in) continue;
-        const int at = count_[mine] + rank;
-        __syncwarp(alike);
-        if (rank == 0) count_[mine] += __popc(alike);
-        to[at] = x;
-      }
-    }
+    place_by_bucket(
+        count_, 0, lanes, [&](int i) { return place(lane(i)); },
+        [&](int i, int at) { to[at] = lane(i); });
   }
 
   const Problem& p_;

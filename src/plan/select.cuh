@@ -130,6 +130,28 @@ __device__ __forceinline__ int scan_block(SelectScratch& s, int x, int& all) {
   return before;
 }
 
+/// Calls write(i, at) for all i of [first, last) that have a bucket, bucket(i) >= 0: `at` counts on
+/// from next[bucket], in the order of i. Warps take turns; in a warp those of one bucket are
+/// counted before each lane.
+template <typename Of, typename Write>
+__device__ void place_by_bucket(int* next, int first, int last, const Of& bucket,
+                                const Write& write) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  for (; first < last; first += kSelectThreads) {
+    const int i = first + thread, mine = i < last ? bucket(i) : -1;
+    const unsigned alike = __match_any_sync(~0u, mine);
+    const int rank = __popc(alike & ((1u << lane) - 1));
+    for (int w = 0; w < kSelectWarps; ++w) {
+      __syncthreads();
+      if (w != warp || mine < 0) continue;
+      const int at = next[mine] + rank;
+      __syncwarp(alike);
+      if (rank == 0) next[mine] += __popc(alike);
+      write(i, at);
+    }
+  }
+}
+
 /// Calls take(j, place) for those that are taken, stand(j, place) for those that are not but have a
 /// share above `worth`, both numbered in the order of j. Each warp has a run of candidates, which
 /// it passes twice: to count, then to write.

@@ -1,6 +1,15 @@
 """Data and the oracle that the tests share."""
 import numpy as np
+import prescore
 import pytest
+
+
+def needs_gpu(test):
+    """A test on PyTorch's tensors on a GPU."""
+    import torch
+
+    missing = not (torch.cuda.is_available() and prescore.gpus())
+    return pytest.mark.gpu(pytest.mark.skipif(missing, reason="no GPU, or a build without CUDA")(test))
 
 
 @pytest.fixture

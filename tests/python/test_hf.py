@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 import prescore.hf as hf  # noqa: E402
+from conftest import needs_gpu  # noqa: E402
 from prescore._sight import pieces, rows_of, rows_of_last  # noqa: E402
 
 pytestmark = pytest.mark.hf
@@ -174,8 +175,7 @@ def test_two_threads_with_texts_of_their_own():
         assert len(got[i]) == 4 and all(torch.equal(x, want[i]) for x in got[i])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not (torch.cuda.is_available() and hf._core.gpus()), reason="no GPU, or a build without CUDA")
+@needs_gpu
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_on_a_gpu(padding):
     stock, ours = (model_of("llama", a).half().cuda() for a in ("sdpa", "prescore"))

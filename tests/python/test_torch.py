@@ -3,6 +3,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import prescore.torch  # noqa: E402
+from conftest import needs_gpu  # noqa: E402
 
 
 @pytest.fixture
@@ -51,11 +52,6 @@ def test_errors(qkv):
         prescore.torch.attention([1], *qkv[1:])
     with pytest.raises(TypeError, match="bugdet"):
         prescore.torch.attention(*qkv, bugdet=3)
-
-
-def needs_gpu(test):
-    missing = not (torch.cuda.is_available() and prescore.gpus())
-    return pytest.mark.gpu(pytest.mark.skipif(missing, reason="no GPU, or a build without CUDA")(test))
 
 
 @needs_gpu
