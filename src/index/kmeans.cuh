@@ -31,34 +31,47 @@ class KMeans : public Segment<T, D> {
   }
 
  protected:
-  using Base::begin, Base::best_columns, Base::centroid, Base::head_, Base::index_, Base::kPairs,
-      Base::kPanel, Base::kPanels, Base::label, Base::lane_, Base::n_, Base::order, Base::p_,
-      Base::pair_of, Base::prefetch, Base::prefetch_next, Base::restage, Base::scan, Base::segment_,
-      Base::set_bias, Base::shared_, Base::skip_, Base::stage, Base::thread_, Base::warp_, Base::x;
+  using Base::begin, Base::begin_with_bias, Base::best_column, Base::centroid, Base::count,
+      Base::head_, Base::index_, Base::kOwn, Base::kPairs, Base::kPanel, Base::kPanels, Base::label,
+      Base::lane_, Base::n_, Base::order, Base::own_column, Base::p_, Base::prefetch,
+      Base::prefetch_next, Base::restage, Base::scan, Base::segment_, Base::set_bias, Base::shared_,
+      Base::skip_, Base::stage, Base::staged, Base::sum_clusters, Base::thread_, Base::warp_,
+      Base::x;
 
+  // By products with ones: a warp has 16 columns of some of the rows.
   __device__ void find_mean() {
-    if (kPanels == 1) stage(p_.k, p_.d, 0);
+    constexpr int kColumns = kPanel / 16, kSplits = kIndexWarps / kColumns,
+                  kRows = kSegment / kSplits;
+    const int split = warp_ / kColumns, column = warp_ % kColumns;
+    float* part = at<float>(shared_, S::sums);  // [splits][panel]
     for (int panel = 0; panel < kPanels; ++panel) {
+      if (kPanels == 1) stage(p_.k, p_.d, 0), staged();
       restage(panel);
-      float* partial = at<float>(shared_, S::partial) + warp_ * kPanel;
-      float2 sum[kPairs] = {};
-#pragma unroll 8
-      for (int i = skip_ + warp_; i < kSegment; i += kIndexWarps)
-#pragma unroll
-        for (int u = 0; u < kPairs; ++u) {
-          const float2 v = unpack<T>(x(i, pair_of(u)));
-          sum[u].x += v.x, sum[u].y += v.y;
-        }
-#pragma unroll
-      for (int u = 0; u < kPairs; ++u)
-        partial[2 * pair_of(u)] = sum[u].x, partial[2 * pair_of(u) + 1] = sum[u].y;
+      float sum[2][4] = {};
+      const std::uint32_t from =
+          smem_address(shared_) +
+          swizzled(kSegment, split * kRows + lane_ % 16, 2 * column + lane_ / 16);
+#pragma unroll 4
+      for (int k = 0; k < kRows / 16; ++k) {
+        const int row = split * kRows + 16 * k + 2 * (lane_ % 4) - skip_;
+        const std::uint32_t low = pack<T>(row >= 0 ? 1 : 0, row >= -1 ? 1 : 0),
+                            high = pack<T>(row >= -8 ? 1 : 0, row >= -9 ? 1 : 0);
+        const std::uint32_t a[4] = {low, low, high, high};
+        std::uint32_t b[4];
+        load_matrix_transposed(b, from + static_cast<std::uint32_t>(16 * 128 * k));
+        multiply<T>(sum[0], a, b[0], b[1]);
+        multiply<T>(sum[1], a, b[2], b[3]);
+      }
+      if (lane_ < 4)
+        for (int n = 0; n < 2; ++n)
+          for (int j = 0; j < 2; ++j)
+            part[split * kPanel + 16 * column + 8 * n + 2 * lane_ + j] = sum[n][j];
       __syncthreads();
       if (thread_ < kPanel) {
-        float sum = 0;
-        for (int w = 0; w < kIndexWarps; ++w)
-          sum += at<float>(shared_, S::partial)[w * kPanel + thread_];
+        float all = 0;
+        for (int s = 0; s < kSplits; ++s) all += part[s * kPanel + thread_];
         at<float>(shared_, S::mean)[panel * kPanel + thread_] =
-            n_ > 0 ? sum / static_cast<float>(n_) : 0;
+            n_ > 0 ? all / static_cast<float>(n_) : 0;
       }
     }
     __syncthreads();
@@ -108,22 +121,32 @@ class KMeans : public Segment<T, D> {
   template <int kMine, int kColumns>
   __device__ void assign_rows(int first) {
     constexpr int kTiles = kColumns / 8;
-    float c[kMine][kTiles][4] = {};
+    float c[kMine][kTiles][4];
+#pragma unroll
+    for (int m = 0; m < kMine; ++m) begin_with_bias(c[m]);
     const std::uint32_t base = smem_address(shared_);
     const int row = warp_ * kKeys + first * 16;
+    // Fragments of step k, of four a panel of 64 columns: steps differ in two bits of the swizzle.
+    const std::uint32_t a_at = base + swizzled(kSegment, row + lane_ % 16, lane_ / 16),
+                        b_at = base + S::centroid +
+                               swizzled(kMaxClusters, lane_ % 8 + lane_ / 16 * 8, lane_ / 8 % 2);
 #pragma unroll 1
     for (int panel = 0; panel < kPanels; ++panel) {
       restage(panel);
-#pragma unroll 2
+#pragma unroll
       for (int k = 0; k < kPanel / 16; ++k) {
+        const auto step = [&](std::uint32_t at, int rows, int block, int k16) {
+          return (at ^ static_cast<std::uint32_t>(k16 % 4 << 5)) +
+                 static_cast<std::uint32_t>(k16 / 4 * rows * 128 + block * 16 * 128);
+        };
         std::uint32_t b[kTiles / 2][4];
 #pragma unroll
         for (int n = 0; n < kTiles / 2; ++n)
-          load_b(b[n], base + S::centroid, kMaxClusters, 16 * n, panel * (kPanel / 16) + k, lane_);
+          load_matrix(b[n], step(b_at, kMaxClusters, n, panel * (kPanel / 16) + k));
 #pragma unroll
         for (int m = 0; m < kMine; ++m) {
           std::uint32_t a[4];
-          load_a(a, base, kSegment, row + m * 16, k, lane_);
+          load_matrix(a, step(a_at, kSegment, m, k));
 #pragma unroll
           for (int n = 0; n < kTiles / 2; ++n) {
             multiply<T>(c[m][2 * n], a, b[n][0], b[n][1]);
@@ -132,15 +155,19 @@ class KMeans : public Segment<T, D> {
         }
       }
     }
+    // Every lane of a quad knows the best of all rows; each writes one of four, or of two.
+    int mine = 0;
 #pragma unroll
-    for (int m = 0; m < kMine; ++m) {
-      int best[2];
-      best_columns(c[m], best);
-      if (lane_ % 4 == 0)
-        for (int r = 0; r < 2; ++r) {
-          const int i = row + m * 16 + lane_ / 4 + 8 * r;
-          label(i) = i < skip_ ? kNone : static_cast<std::uint16_t>(best[r]);
-        }
+    for (int m = 0; m < kMine; ++m)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int best = best_column(c[m], r);
+        if (lane_ % 4 == 2 * m + r) mine = best;
+      }
+    const int i = row + lane_ % 4 * 8 + lane_ / 4;
+    if (lane_ % 4 < 2 * kMine) {
+      label(i) = i < skip_ ? kNone : static_cast<std::uint16_t>(mine);
+      if (i >= skip_) atomicAdd(&count(mine), 1);
     }
   }
 
@@ -180,38 +207,37 @@ class KMeans : public Segment<T, D> {
       update_of<kMaxClusters / 16>();
     __syncthreads();
   }
-  // Of the first 16 kBlocks clusters, half of them in 16 columns at a time.
+  // Of the first 16 kBlocks clusters.
   template <int kBlocks>
   __device__ void update_of() {
-    constexpr int kM = kBlocks / 2, kColumns = kPanel / 16;
+    constexpr int kM = kBlocks / 2;
     for (int panel = 0; panel < kPanels; ++panel) {
       restage(panel);
-      for (int job = warp_; job < 2 * kColumns; job += kIndexWarps) {
-        const int first = job / kColumns * 16 * kM, column = job % kColumns;
-        float sum[kM][2][4] = {}, number[kM][4] = {};
-        sum_labelled<kM, kSegment>(&label(0), S::x, first, column, sum, number);
+      float sum[kM][kOwn][4];
+      sum_clusters(sum);
 #pragma unroll
-        for (int m = 0; m < kM; ++m)
-          write_means(S::centroid, kMaxClusters, first + 16 * m, panel * kPanel + 16 * column,
-                      sum[m], number[m], at<float>(shared_, S::mean));
-      }
+      for (int m = 0; m < kM; ++m)
+        write_means(S::centroid, kMaxClusters, Base::template first_own<kM>() + 16 * m,
+                    panel * kPanel + own_column(), sum[m], at<float>(shared_, S::mean));
     }
   }
-  // Rows `first`, ... of the matrix at `to` <- sums over numbers, less what `mean` has in these
+  // Rows `first`, ... of the matrix at `to` <- sums over counts, less what `mean` has in these
   // columns (null: nothing), where there is a member.
-  __device__ void write_means(int to, int rows, int first, int column, const float (&sum)[2][4],
-                              const float (&number)[4], const float* mean) const {
+  template <int kN>
+  __device__ void write_means(int to, int rows, int first, int column, const float (&sum)[kN][4],
+                              const float* mean) const {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      if (number[2 * r] == 0) continue;
-      const float inverse = 1.0f / number[2 * r];
+      const int row = first + lane_ / 4 + 8 * r, number = count(row);
+      if (number == 0) continue;
+      const float inverse = 1.0f / static_cast<float>(number);
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kN; ++n) {
         const int at_column = column + 8 * n + 2 * (lane_ % 4);
         const float2 less =
-            mean == nullptr ? float2{0, 0} : float2{mean[at_column], mean[at_column + 1]};
-        centroid(to, rows, first + lane_ / 4 + 8 * r, at_column / 2) =
-            pack<T>(sum[n][2 * r] * inverse - less.x, sum[n][2 * r + 1] * inverse - less.y);
+            mean == nullptr ? float2{0, 0} : *reinterpret_cast<const float2*>(mean + at_column);
+        centroid(to, rows, row, at_column / 2) = pack<T>(fmaf(sum[n][2 * r], inverse, -less.x),
+                                                         fmaf(sum[n][2 * r + 1], inverse, -less.y));
       }
     }
   }

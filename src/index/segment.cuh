@@ -20,9 +20,11 @@ struct Shared {
   static constexpr int centroid = kSegment * kPanel * 2;
   static constexpr int group = centroid + kMaxClusters * D * 2;
   static constexpr int mean = group + kMaxGroups * D * 2;
-  static constexpr int partial = mean + D * 4;  // [clusters][panel] sums
-  static constexpr int bias = partial + kMaxClusters * kPanel * 4;
-  static constexpr int label = bias + kMaxClusters * 4;
+  static constexpr int kSumStride = kPanel + 8;  // floats: fragments without bank conflicts
+  static constexpr int sums = mean + D * 4;      // [clusters][stride]
+  static constexpr int bias = sums + kMaxClusters * kSumStride * 4;
+  static constexpr int count = bias + kMaxClusters * 4;  // members of clusters or groups
+  static constexpr int label = count + kMaxClusters * 4;
   static constexpr int order = label + kSegment * 2;                        // keys by cluster
   static constexpr int histogram = order + kSegment * 2;                    // [clusters][warps]
   static constexpr int begin = histogram + kMaxClusters * kIndexWarps * 2;  // [clusters + 1]
@@ -41,6 +43,7 @@ class Segment {
  public:
   using S = Shared<D>;
   static constexpr int kPanel = S::kPanel, kPanels = S::kPanels, kPairs = kPanel / 64;
+  static constexpr int kOwn = kPanel / 64;  // blocks of 8 columns that a warp sums up
 
   __device__ Segment(const Problem& p, const IndexView& index, unsigned char* shared)
       : p_(p), index_(index), shared_(shared), segment_(static_cast<int>(blockIdx.x)),
@@ -55,6 +58,7 @@ class Segment {
   __device__ bool empty() const { return first_key_ < 0; }
 
  protected:
+  __device__ int& count(int c) const { return at<int>(shared_, S::count)[c]; }
   __device__ std::uint16_t& label(int i) const { return at<std::uint16_t>(shared_, S::label)[i]; }
   __device__ std::uint16_t& order(int i) const { return at<std::uint16_t>(shared_, S::order)[i]; }
   __device__ std::uint16_t& begin(int c) const { return at<std::uint16_t>(shared_, S::begin)[c]; }
@@ -92,67 +96,108 @@ class Segment {
   // A lane has kPairs neighbouring pairs of columns of every row.
   __device__ int pair_of(int u) const { return lane_ * kPairs + u; }
 
-  // sum <- of the rows order(from), ..., order(to - 1), always in this order.
-  __device__ void sum_rows(int from, int to, float2 (&sum)[kPairs]) const {
+  // sum[m][n] <- by products with ones where labels match: of the kCount rows from `row` on, of a
+  // matrix of kRows rows at `x`, with label first + 16 m, ..., in the 8 columns of chunk(n). A
+  // fragment as in `multiply`.
+  template <int kRows, int kCount, int kM, int kN, typename Chunk>
+  __device__ void sum_labelled(const std::uint16_t* labels, int x, int row, int first,
+                               const Chunk& chunk, float (&sum)[kM][kN][4]) const {
+    const std::uint16_t* label = labels + row + 2 * (lane_ % 4);
+    std::uint32_t from[kN / 2], mine[2 * kM];
 #pragma unroll
-    for (int u = 0; u < kPairs; ++u) sum[u] = {0, 0};
+    for (int n = 0; n < kN / 2; ++n)
+      from[n] = smem_address(shared_) + static_cast<std::uint32_t>(x) +
+                swizzled(kRows, row + lane_ % 16, chunk(2 * n + lane_ / 16));
+#pragma unroll
+    for (int m = 0; m < 2 * kM; ++m)
+      mine[m] = static_cast<std::uint32_t>(first + 8 * m + lane_ / 4) * 0x10001u;
 #pragma unroll 4
-    for (int j = from; j < to; ++j) {
-      const int i = order(j);
+    for (int k = 0; k < kCount / 16; ++k) {
+      const std::uint32_t low = *reinterpret_cast<const std::uint32_t*>(label + 16 * k),
+                          high = *reinterpret_cast<const std::uint32_t*>(label + 16 * k + 8);
+      std::uint32_t b[kN / 2][4];
 #pragma unroll
-      for (int u = 0; u < kPairs; ++u) {
-        const float2 v = unpack<T>(x(i, pair_of(u)));
-        sum[u].x += v.x, sum[u].y += v.y;
-      }
-    }
-  }
-
-  // By products with ones where labels match: sum[m] <- of the kRows rows at `x` with label
-  // first + 16 m, ..., in 16 columns from 16 `column` on; number[m] <- how many these are. Both are
-  // fragments as in `multiply`.
-  template <int kM, int kRows>
-  __device__ void sum_labelled(const std::uint16_t* labels, int x, int first, int column,
-                               float (&sum)[kM][2][4], float (&number)[kM][4]) const {
-    const std::uint32_t base = smem_address(shared_) + static_cast<std::uint32_t>(x);
-    const std::uint32_t one = pack<T>(1, 1);
-    const auto mine = static_cast<std::uint32_t>(first + lane_ / 4);
-#pragma unroll 2
-    for (int k = 0; k < kRows / 16; ++k) {
-      std::uint32_t label[2], b[4];
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        label[half] =
-            *reinterpret_cast<const std::uint32_t*>(labels + 16 * k + 8 * half + 2 * (lane_ % 4));
-      load_b_transposed(b, base, kRows, 16 * k, column, lane_);
+      for (int n = 0; n < kN / 2; ++n)
+        load_matrix_transposed(b[n], from[n] + static_cast<std::uint32_t>(16 * 128 * k));
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        const std::uint32_t row = (mine + 16u * m) * 0x10001u, next = row + 8u * 0x10001u;
         const std::uint32_t a[4] = {
-            ones_where_equal<T>(label[0], row), ones_where_equal<T>(label[0], next),
-            ones_where_equal<T>(label[1], row), ones_where_equal<T>(label[1], next)};
-        multiply<T>(sum[m][0], a, b[0], b[1]);
-        multiply<T>(sum[m][1], a, b[2], b[3]);
-        multiply<T>(number[m], a, one, one);
+            ones_where_equal<T>(low, mine[2 * m]), ones_where_equal<T>(low, mine[2 * m + 1]),
+            ones_where_equal<T>(high, mine[2 * m]), ones_where_equal<T>(high, mine[2 * m + 1])};
+#pragma unroll
+        for (int n = 0; n < kN / 2; ++n) {
+          multiply<T>(sum[m][2 * n], a, b[n][0], b[n][1]);
+          multiply<T>(sum[m][2 * n + 1], a, b[n][2], b[n][3]);
+        }
       }
     }
   }
 
-  // X <- the rows of a panel of columns.
-  __device__ void stage(const View& from, int width, int panel) {
+  // Sums of the rows of X by label, by all warps: a warp goes through half of the rows, for half of
+  // the first 32 kM clusters and a quarter of the columns, and hands half of these columns to the
+  // warp with the other rows. sum[m][n] <- of the labels first_own() + 16 m, ..., in the 8 columns
+  // from own_column() + 8 n on.
+  template <int kM>
+  __device__ void sum_clusters(float (&sum)[kM][kOwn][4]) const {
+    const int split = warp_ % 2, quarter = warp_ / 2 % 4;
+    float all[kM][2 * kOwn][4] = {};
+    sum_labelled<kSegment, kSegment / 2>(
+        &label(0), S::x, split * (kSegment / 2), first_own<kM>(),
+        [&](int n) { return quarter * 2 * kOwn + (n ^ (split * kOwn)); }, all);
+    const int other = own_column() + (1 - 2 * split) * 8 * kOwn;
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int n = 0; n < kOwn; ++n)
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+          sums<kM>(m, r, other + 8 * n) = {all[m][kOwn + n][2 * r], all[m][kOwn + n][2 * r + 1]};
     __syncthreads();
-    const std::uint32_t base = smem_address(shared_);
-    for (int j = thread_; j < kSegment * (kPanel / 8); j += kIndexThreads) {
-      const int i = j / (kPanel / 8), c = j % (kPanel / 8), column = panel * kPanel + 8 * c;
-      copy16(base + swizzled(kSegment, i, c),
-             row<T>(from, batch_, head_, first_key_ + i) + (column < width ? column : 0),
-             column < width);
-    }
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int n = 0; n < kOwn; ++n)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const float2 more = sums<kM>(m, r, own_column() + 8 * n);
+          sum[m][n][2 * r] = all[m][n][2 * r] + more.x;
+          sum[m][n][2 * r + 1] = all[m][n][2 * r + 1] + more.y;
+        }
+  }
+  template <int kM>
+  __device__ int first_own() const {
+    return warp_ / 8 * 16 * kM;
+  }
+  __device__ int own_column() const { return (warp_ / 2 % 4 * 2 + warp_ % 2) * 8 * kOwn; }
+  // Where the fragment [m][][2 r] of the columns from `column` on lies among the sums.
+  template <int kM>
+  __device__ float2& sums(int m, int r, int column) const {
+    const int row = first_own<kM>() + 16 * m + 8 * r + lane_ / 4;
+    return *at<float2>(shared_, S::sums + (row * S::kSumStride + column + 2 * (lane_ % 4)) * 4);
+  }
+
+  // X <- the rows of a panel of columns; they have come after `staged`.
+  __device__ void stage(const View& from, int width, int panel) const {
+    constexpr int kChunks = kPanel / 8, kStep = kIndexThreads / kChunks;
+    const int i = thread_ / kChunks, c = thread_ % kChunks, column = panel * kPanel + 8 * c;
+    const T* at = row<T>(from, batch_, head_, first_key_ + i) + (column < width ? column : 0);
+    const std::uint32_t to = smem_address(shared_) + swizzled(kSegment, i, c);
+    static_assert(kStep % 8 == 0, "the swizzle stays the same");
+#pragma unroll 4
+    for (int k = 0; k < kSegment / kStep; ++k, at += kStep * from.n)
+      copy16(to + static_cast<std::uint32_t>(k * kStep * 128), at, column < width);
     commit();
+  }
+  __device__ void staged() const {
     wait<0>();
     __syncthreads();
   }
+  // With one panel, K is there already.
   __device__ void restage(int panel) {
-    if (kPanels > 1) stage(p_.k, p_.d, panel);
+    if (kPanels == 1) return;
+    __syncthreads();
+    stage(p_.k, p_.d, panel);
+    staged();
   }
 
   // What the threads before this one have together.
@@ -174,45 +219,61 @@ class Segment {
     return before;
   }
 
-  // bias[c] <- mean.c' + |c'|^2 / 2, infinite where there is no cluster.
+  // bias[c] <- -(mean.c' + |c'|^2 / 2), -infinite where there is no cluster; count <- 0.
   __device__ void set_bias(int from, int rows, int n, bool with_mean) {
+    constexpr int kChunks = D / 8, kTogether = 32 / kChunks;
+    const int chunk = lane_ % kChunks;
+    float mean[8] = {};
+    if (with_mean)
+      for (int i = 0; i < 8; ++i) mean[i] = at<float>(shared_, S::mean)[8 * chunk + i];
     __syncthreads();
-    for (int c = warp_; c < rows; c += kIndexWarps) {
+    if (thread_ < rows) count(thread_) = 0;
+    for (int first = warp_ * kTogether; first < rows; first += kIndexWarps * kTogether) {
+      const int c = first + lane_ / kChunks;
+      const uint4 v = *at<uint4>(shared_, from + static_cast<int>(swizzled(rows, c, chunk)));
+      const std::uint32_t pair[4] = {v.x, v.y, v.z, v.w};
       float sum = 0;
-      for (int pair = lane_; pair < D / 2; pair += 32) {
-        const float2 v = unpack<T>(centroid(from, rows, c, pair));
-        const float* mean = at<float>(shared_, S::mean) + 2 * pair;
-        sum += 0.5f * (v.x * v.x + v.y * v.y);
-        if (with_mean) sum += v.x * mean[0] + v.y * mean[1];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 x = unpack<T>(pair[i]);
+        sum = fmaf(x.x, fmaf(0.5f, x.x, mean[2 * i]), sum);
+        sum = fmaf(x.y, fmaf(0.5f, x.y, mean[2 * i + 1]), sum);
       }
-      for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-      if (lane_ == 0) at<float>(shared_, S::bias)[c] = c < n ? sum : INFINITY;
+#pragma unroll
+      for (int step = kChunks / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      if (chunk == 0) at<float>(shared_, S::bias)[c] = c < n ? -sum : -INFINITY;
     }
     __syncthreads();
   }
 
-  // The column with the largest c - bias, lowest first, of the two rows of a fragment.
+  // Products begin with the bias of their column.
   template <int kTiles>
-  __device__ void best_columns(const float (&c)[kTiles][4], int (&best)[2]) const {
+  __device__ void begin_with_bias(float (&c)[kTiles][4]) const {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float value = -INFINITY;
-      best[r] = 0;
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int column = 8 * n + 2 * (lane_ % 4) + j;
-          const float v = c[n][2 * r + j] - at<float>(shared_, S::bias)[column];
-          if (v > value) value = v, best[r] = column;
-        }
-#pragma unroll
-      for (int step = 1; step < 4; step *= 2) {
-        const float other = __shfl_xor_sync(~0u, value, step);
-        const int column = __shfl_xor_sync(~0u, best[r], step);
-        if (other > value || (other == value && column < best[r])) value = other, best[r] = column;
-      }
+    for (int n = 0; n < kTiles; ++n) {
+      const float2 bias = *at<float2>(shared_, S::bias + (8 * n + 2 * (lane_ % 4)) * 4);
+      c[n][0] = c[n][2] = bias.x, c[n][1] = c[n][3] = bias.y;
     }
+  }
+
+  // The column with the largest number, lowest first, of row r of a fragment.
+  template <int kTiles>
+  __device__ int best_column(const float (&c)[kTiles][4], int r) const {
+    float value = -INFINITY;
+    int best = 0;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        if (c[n][2 * r + j] > value) value = c[n][2 * r + j], best = 8 * n + j;
+    best += 2 * (lane_ % 4);
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
+      const float other = __shfl_xor_sync(~0u, value, step);
+      const int column = __shfl_xor_sync(~0u, best, step);
+      if (other > value || (other == value && column < best)) value = other, best = column;
+    }
+    return value > -INFINITY ? best : 0;
   }
 
   const Problem& p_;

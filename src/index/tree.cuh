@@ -17,19 +17,22 @@ class Tree : public KMeans<T, D> {
   __device__ void write() {
     group();
     write_tree();
-    write_node_means(p_.k, p_.d, static_cast<T*>(index_.node_k), true);
-    write_node_means(p_.v, p_.d_v, static_cast<T*>(index_.node_v), false);
+    if (index_.clusters <= kMaxClusters / 2)
+      write_means_of_nodes<kMaxClusters / 64>();
+    else
+      write_means_of_nodes<kMaxClusters / 32>();
   }
 
  private:
-  using Base::begin, Base::best_columns, Base::centroid, Base::group_of, Base::head_, Base::index_,
-      Base::kPairs, Base::kPanel, Base::kPanels, Base::label, Base::lane_, Base::n_, Base::order,
-      Base::p_, Base::pair_of, Base::place, Base::scan, Base::segment_, Base::set_bias,
-      Base::shared_, Base::stage, Base::sum_labelled, Base::sum_rows, Base::thread_, Base::warp_;
+  using Base::begin, Base::begin_with_bias, Base::best_column, Base::centroid, Base::count,
+      Base::group_of, Base::head_, Base::index_, Base::kOwn, Base::kPairs, Base::kPanel,
+      Base::kPanels, Base::label, Base::lane_, Base::n_, Base::order, Base::own_column, Base::p_,
+      Base::pair_of, Base::place, Base::scan, Base::segment_, Base::set_bias, Base::shared_,
+      Base::stage, Base::staged, Base::sum_clusters, Base::sum_labelled, Base::thread_, Base::warp_;
 
   // group_of and place: k-means over the centroids that have keys.
   __device__ void group() {
-    std::uint16_t* full = at<std::uint16_t>(shared_, S::partial);  // clusters with keys, in order
+    std::uint16_t* full = at<std::uint16_t>(shared_, S::sums);  // clusters with keys, in order
     const bool mine = thread_ < index_.clusters && begin(thread_) != begin(thread_ + 1);
     const int at_full = scan(mine ? 1 : 0);
     if (mine) full[at_full] = static_cast<std::uint16_t>(thread_);
@@ -75,7 +78,8 @@ class Tree : public KMeans<T, D> {
       place(half * 32 + lane_) = static_cast<std::uint16_t>(place_of[half]);
   }
   __device__ void assign_groups() {
-    float c[kMaxGroups / 8][4] = {};
+    float c[kMaxGroups / 8][4];
+    begin_with_bias(c);
     const std::uint32_t base = smem_address(shared_);
     for (int k = 0; k < D / 16; ++k) {
       std::uint32_t a[4], b[4];
@@ -84,33 +88,35 @@ class Tree : public KMeans<T, D> {
       multiply<T>(c[0], a, b[0], b[1]);
       multiply<T>(c[1], a, b[2], b[3]);
     }
-    int best[2];
-    best_columns(c, best);
-    if (lane_ % 4 == 0)
-      for (int r = 0; r < 2; ++r) {
-        const int i = warp_ * 16 + lane_ / 4 + 8 * r;
-        group_of(i) = static_cast<std::uint16_t>(begin(i) != begin(i + 1) ? best[r] : kNone);
-      }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int i = warp_ * 16 + lane_ / 4 + 8 * r, best = best_column(c, r);
+      if (lane_ % 4 != r) continue;
+      const bool full = begin(i) != begin(i + 1);
+      group_of(i) = static_cast<std::uint16_t>(full ? best : kNone);
+      if (full) atomicAdd(&count(best), 1);
+    }
   }
   __device__ void update_groups() {
     static_assert(kMaxGroups == 16);
     for (int column = warp_; column < D / 16; column += kIndexWarps) {
-      float sum[1][2][4] = {}, number[1][4] = {};
-      sum_labelled<1, kMaxClusters>(&group_of(0), S::centroid, 0, column, sum, number);
-      Base::write_means(S::group, kMaxGroups, 0, 16 * column, sum[0], number[0], nullptr);
+      float sum[1][2][4] = {};
+      sum_labelled<kMaxClusters, kMaxClusters>(
+          &group_of(0), S::centroid, 0, 0, [&](int n) { return 2 * column + n; }, sum);
+      Base::write_means(S::group, kMaxGroups, 0, 16 * column, sum[0], nullptr);
     }
   }
 
-  // Counts, begins, children and members; `order` and `begin` <- the final order.
+  // Counts, begins, children and members; `label`, `count` and `begin` <- by final number.
   __device__ void write_tree() {
     const std::int64_t s = index_.at(head_, segment_);
-    std::uint16_t *count = index_.count + s * index_.nodes, *from = index_.begin + s * index_.nodes,
+    std::uint16_t *keys = index_.count + s * index_.nodes, *from = index_.begin + s * index_.nodes,
                   *child = index_.child + s * (index_.groups + 1),
                   *member = index_.member + s * kSegment;
     const int n_clusters = index_.clusters;
-    std::uint16_t* size = at<std::uint16_t>(shared_, S::partial);  // by final number
-    std::uint16_t* moved = size + kMaxClusters;                    // first member by final number
-    std::uint16_t* first = moved + kMaxClusters + 1;               // [groups + 1] first cluster
+    std::uint16_t* size = at<std::uint16_t>(shared_, S::sums);  // by final number
+    std::uint16_t* moved = size + kMaxClusters;                 // first member by final number
+    std::uint16_t* first = moved + kMaxClusters + 1;            // [groups + 1] first cluster
     if (thread_ < n_clusters)
       size[place(thread_)] = static_cast<std::uint16_t>(begin(thread_ + 1) - begin(thread_));
     __syncthreads();
@@ -118,7 +124,7 @@ class Tree : public KMeans<T, D> {
     if (thread_ < n_clusters) {
       moved[thread_] = static_cast<std::uint16_t>(before);
       from[thread_] = static_cast<std::uint16_t>(before);
-      count[thread_] = static_cast<std::uint16_t>(mine);
+      keys[thread_] = static_cast<std::uint16_t>(mine);
     }
     if (thread_ == 0) moved[n_clusters] = static_cast<std::uint16_t>(n_);
     // Group g has the clusters [first[g], first[g + 1]): as many as have a group before g.
@@ -136,14 +142,15 @@ class Tree : public KMeans<T, D> {
       const bool group = thread_ < index_.groups;  // the last is the segment
       const int a = group ? moved[first[thread_]] : 0, b = group ? moved[first[thread_ + 1]] : n_;
       from[n_clusters + thread_] = static_cast<std::uint16_t>(a);
-      count[n_clusters + thread_] = static_cast<std::uint16_t>(b - a);
+      keys[n_clusters + thread_] = static_cast<std::uint16_t>(b - a);
     }
     // Keys move with their clusters.
     const int key = thread_ < n_ ? order(thread_) : 0, c = thread_ < n_ ? label(key) : 0;
     const int to = thread_ < n_ ? moved[place(c)] + thread_ - begin(c) : thread_;
     member[to] = static_cast<std::uint16_t>(key);
     __syncthreads();
-    if (thread_ < n_) order(to) = static_cast<std::uint16_t>(key);
+    if (thread_ < n_) label(key) = place(c);
+    if (thread_ < kMaxClusters) count(thread_) = mine;
     if (thread_ <= n_clusters) begin(thread_) = moved[thread_];
     if (thread_ <= index_.groups) group_of(thread_) = first[thread_];  // from here on: children
     __syncthreads();
@@ -151,52 +158,70 @@ class Tree : public KMeans<T, D> {
 
   // Means of the members of every node: sums over clusters in fp32, of these over groups, of these
   // over the segment.
-  __device__ void write_node_means(const View& from, int width, T* to, bool staged) {
-    to += index_.at(head_, segment_) * index_.nodes * width;
-    float2* sums = at<float2>(shared_, S::partial);
+  template <int kM>
+  __device__ void write_means_of_nodes() {
     for (int panel = 0; panel < kPanels; ++panel) {
-      if (!staged || kPanels > 1) stage(from, width, panel);
-      const auto write = [&](int node, int n, const float2(&sum)[kPairs]) {
-        const float inverse = n > 0 ? 1.0f / static_cast<float>(n) : 0.0f;
-#pragma unroll
-        for (int u = 0; u < kPairs; ++u) {
-          const int column = panel * kPanel + 2 * pair_of(u);
-          if (column < width)
-            *reinterpret_cast<std::uint32_t*>(to + node * width + column) =
-                pack<T>(sum[u].x * inverse, sum[u].y * inverse);
-        }
-      };
-      // sum <- of rows [first, last) of `sums`.
-      const auto add_up = [&](int first, int last, float2(&sum)[kPairs]) {
-#pragma unroll 4
-        for (int i = first; i < last; ++i)
-#pragma unroll
-          for (int u = 0; u < kPairs; ++u) {
-            const float2 v = sums[i * (kPanel / 2) + pair_of(u)];
-            sum[u].x += v.x, sum[u].y += v.y;
-          }
-      };
-      for (int c = warp_; c < index_.clusters; c += kIndexWarps) {
-        float2 sum[kPairs];
-        sum_rows(begin(c), begin(c + 1), sum);
-        write(c, begin(c + 1) - begin(c), sum);
-#pragma unroll
-        for (int u = 0; u < kPairs; ++u) sums[c * (kPanel / 2) + pair_of(u)] = sum[u];
-      }
-      __syncthreads();
-      for (int g = warp_; g < index_.groups; g += kIndexWarps) {
-        float2 sum[kPairs] = {};
-        add_up(group_of(g), group_of(g + 1), sum);
-        write(index_.clusters + g, begin(group_of(g + 1)) - begin(group_of(g)), sum);
-      }
-      if (warp_ == kIndexWarps - 1) {
-        float2 sum[kPairs] = {};
-        add_up(0, index_.clusters, sum);
-        write(index_.nodes - 1, n_, sum);
-      }
-      __syncthreads();
+      Base::restage(panel);
+      // The first rows of V are on their way as soon as K is read for the last time.
+      write_panel<kM>(p_.d, static_cast<T*>(index_.node_k), panel, panel + 1 == kPanels);
+    }
+    for (int panel = 0; panel < kPanels; ++panel) {
+      if (panel > 0) stage(p_.v, p_.d_v, panel);
+      staged();
+      write_panel<kM>(p_.d_v, static_cast<T*>(index_.node_v), panel, false);
     }
   }
+  template <int kM>
+  __device__ void write_panel(int width, T* to, int panel, bool then_v) {
+    to += index_.at(head_, segment_) * index_.nodes * width;
+    float sum[kM][kOwn][4];
+    sum_clusters(sum);  // behind its barrier nobody reads X
+    if (then_v) stage(p_.v, p_.d_v, 0);
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int c = Base::template first_own<kM>() + 16 * m + 8 * r + lane_ / 4;
+        const float inverse = inverse_of(count(c));
+#pragma unroll
+        for (int n = 0; n < kOwn; ++n) {
+          const int in_panel = own_column() + 8 * n,
+                    column = panel * kPanel + in_panel + 2 * (lane_ % 4);
+          const float2 v{sum[m][n][2 * r], sum[m][n][2 * r + 1]};
+          Base::template sums<kM>(m, r, in_panel) = v;
+          if (c < index_.clusters && column < width)
+            *reinterpret_cast<std::uint32_t*>(to + c * width + column) =
+                pack<T>(v.x * inverse, v.y * inverse);
+        }
+      }
+    __syncthreads();
+    for (int g = warp_; g < index_.groups; g += kIndexWarps)
+      write_sum(group_of(g), group_of(g + 1), begin(group_of(g + 1)) - begin(group_of(g)), width,
+                to + (index_.clusters + g) * width, panel);
+    if (warp_ == kIndexWarps - 1)
+      write_sum(0, index_.clusters, n_, width, to + (index_.nodes - 1) * width, panel);
+    __syncthreads();
+  }
+  // The mean of the clusters [first, last), which have n keys.
+  __device__ void write_sum(int first, int last, int n, int width, T* to, int panel) const {
+    float2 sum[kPairs] = {};
+#pragma unroll 4
+    for (int i = first; i < last; ++i)
+#pragma unroll
+      for (int u = 0; u < kPairs; ++u) {
+        const float2 v = *at<float2>(shared_, S::sums + (i * S::kSumStride + 2 * pair_of(u)) * 4);
+        sum[u].x += v.x, sum[u].y += v.y;
+      }
+    const float inverse = inverse_of(n);
+#pragma unroll
+    for (int u = 0; u < kPairs; ++u) {
+      const int column = panel * kPanel + 2 * pair_of(u);
+      if (column < width)
+        *reinterpret_cast<std::uint32_t*>(to + column) =
+            pack<T>(sum[u].x * inverse, sum[u].y * inverse);
+    }
+  }
+  static __device__ float inverse_of(int n) { return n > 0 ? 1.0f / static_cast<float>(n) : 0.0f; }
 };
 
 }  // namespace prescore::cuda

@@ -9,39 +9,40 @@ namespace {
 
 constexpr int kThreads = kSelectThreads, kWarps = kThreads / 32, kRows = 16;
 
-// Shared memory: two blocks of 16 rows a warp (before, the codes of groups if they fit), then
-// queries, then what is known of the clusters of the opened groups.
+// Shared memory: queries, then what is known of the clusters of the opened groups; the codes of
+// groups, if they are not too many, where later those of clusters are.
 template <int D, int kMine>
 struct Shared {
-  static constexpr int rows = kRows * D * 2;
-  static constexpr int stage(int warp, int s) { return (2 * warp + s) * rows; }
-  static constexpr int query = kWarps * 2 * rows;
-  static constexpr int total = query + kMine * D * 2;
+  static constexpr int total = StagedQueries<D>::bytes(kMine);
   static constexpr int select = total + kMine * 4;
   static constexpr int place = select + static_cast<int>(sizeof(SelectScratch));
   static constexpr int from = place + (kThreads + 1) * 4;
   static constexpr int nodes = from + kThreads * 4;
   static constexpr int cluster = nodes + kMaxNodes * 4;
-  static constexpr int bytes(int clusters) { return cluster + clusters * 12; }
+  static constexpr int kMostGroups = 4096;
+  static __host__ __device__ int codes(const Route& r) {
+    return r.groups <= kMostGroups && r.groups > r.clusters ? r.groups : r.clusters;
+  }
+  static int bytes(const Route& r) { return cluster + (2 * r.clusters + codes(r)) * 4; }
 };
 
 template <typename T, int D, int kMine>
 class Chooser {
   using S = Shared<D, kMine>;
   static constexpr int kN = kMine / 8;
+  static constexpr bool kHeld = kN * D <= 256;
 
  public:
   __device__ Chooser(const Problem& p, const PlanView& plan, const IndexView& index,
                      const Route& route, unsigned char* shared)
-      : p_(p), plan_(plan), index_(index), route_(route), shared_(shared),
-        base_(smem_address(shared)), thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32),
-        warp_(thread_ / 32), t_(static_cast<int>(blockIdx.x)),
-        list_number_(static_cast<int>(blockIdx.y)), kv_(p.kv_head(plan.head(list_number_))),
-        at_(plan.at(list_number_, t_)), tile_(plan.tile[t_]),
-        list_(plan.list + at_ * plan.capacity),
+      : p_(p), plan_(plan), index_(index), route_(route), queries_{shared},
+        thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32), warp_(thread_ / 32),
+        t_(static_cast<int>(blockIdx.x)), list_number_(static_cast<int>(blockIdx.y)),
+        kv_(p.kv_head(plan.head(list_number_))), at_(plan.at(list_number_, t_)),
+        tile_(plan.tile[t_]), list_(plan.list + at_ * plan.capacity),
         cluster_(reinterpret_cast<std::int32_t*>(shared + S::cluster)),
-        code_(reinterpret_cast<std::uint32_t*>(cluster_ + route.clusters)),
-        taken_(reinterpret_cast<std::int32_t*>(code_ + route.clusters)),
+        taken_(cluster_ + route.clusters),
+        code_(reinterpret_cast<std::uint32_t*>(taken_ + route.clusters)),
         place_(reinterpret_cast<std::int32_t*>(shared + S::place)),
         from_(reinterpret_cast<std::int32_t*>(shared + S::from)),
         node_(reinterpret_cast<std::int32_t*>(shared + S::nodes)),
@@ -74,10 +75,9 @@ class Chooser {
   // cluster_ <- the clusters of the best groups; node_ <- those of the others that stand in.
   __device__ int open_groups(int groups, int limit, int& nodes) {
     const std::uint32_t* code = route_.code + at_ * route_.groups;
-    if (groups * 4 <= S::query) {
-      auto* here = reinterpret_cast<std::uint32_t*>(shared_);
-      for (int i = thread_; i < groups; i += kThreads) here[i] = code[i];
-      code = here;
+    if (groups <= S::codes(route_)) {
+      for (int i = thread_; i < groups; i += kThreads) code_[i] = code[i];
+      code = code_;
     }
     const Threshold th = find_threshold(scratch_, code, groups, limit);
     int taken = 0;
@@ -111,62 +111,55 @@ class Chooser {
     return min(clusters, route_.clusters);
   }
 
-  __device__ void load_rows(int first, int n, int stage) {
-    const std::uint32_t to = base_ + S::stage(warp_, stage);
-    const int i = lane_ / 2;
-    const bool valid = first + i < n;
-    const T* from =
-        static_cast<const T*>(index_.node_k) + node_of(valid ? cluster_[first + i] : 0) * p_.d;
-#pragma unroll
-    for (int c = lane_ % 2; c < D / 8; c += 2)
-      copy16(to + swizzled(kRows, i, c), from + (8 * c < p_.d ? 8 * c : 0), valid && 8 * c < p_.d);
-    commit();
-  }
-
-  // code_ <- of the clusters (before, their numbers of keys); each warp takes every fourth block of
-  // 16.
+  // code_ <- of the clusters; each warp takes every fourth 16 of them. The rows of a step are on
+  // their way while the step before is judged.
   __device__ void score(int n) {
     const RoutingQueries routing(p_, plan_, tile_, kMine);
+    const float* total = route_.total + at_ * kMine;
     for (int j = thread_; j < kMine * (D / 8); j += kThreads) {
       const int i = j / (D / 8), c = j % (D / 8);
-      const bool valid = i < routing.columns && 8 * c < p_.d;
-      copy16(base_ + S::query + swizzled(kMine, i, c),
-             valid ? routing.query<T>(p_, plan_, tile_, list_number_, i) + 8 * c
-                   : static_cast<const T*>(p_.q.data),
-             valid);
+      const bool valid = total[i] < INFINITY && 8 * c < p_.d;  // else it has no say
+      queries_.chunk(i, c) = valid
+                                 ? *reinterpret_cast<const uint4*>(
+                                       routing.query<T>(p_, plan_, tile_, list_number_, i) + 8 * c)
+                                 : uint4{};
     }
-    float* total = reinterpret_cast<float*>(shared_ + S::total);
-    if (thread_ < kMine) total[thread_] = route_.total[at_ * kMine + thread_];
-    commit();
-    load_rows(warp_ * kRows, n, 0);
-    for (int i = thread_; i < n; i += kThreads) code_[i] = index_.count[node_of(cluster_[i])];
-    wait<1>();
     __syncthreads();
     PerColumn<kN> all;
+    uint4 held[kHeld ? kN : 1][D / 32];  // queries in registers, if they are few
 #pragma unroll
-    for (int m = 0; m < kN; ++m)
+    for (int m = 0; m < kN; ++m) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) all[m][j] = total[8 * m + 2 * (lane_ % 4) + j];
-    const float mean = log2f(static_cast<float>(routing.columns));
-    for (int first = warp_ * kRows, b = 0; first < n; first += kWarps * kRows, ++b) {
-      load_rows(first + kWarps * kRows, n, (b + 1) % 2);
-      wait<1>();
-      __syncwarp();
-      Products<kN> c = {};
-#pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
-        std::uint32_t a[4];
-        load_a(a, base_ + S::stage(warp_, b % 2), kRows, 0, k, lane_);
-        add_products<T, kN>(c, a, base_ + S::query, kMine, 0, k, lane_);
-      }
-      float rank[2];
-      judge<kN>(c, 0, p_.scale, all, rank);
-      const int mine = first + lane_ / 4 + lane_ % 2 * 8;  // the first two lanes of a quad
-      if (lane_ % 4 < 2 && mine < n)
-        code_[mine] = Code::make(rank[lane_ % 2] - mean, static_cast<int>(code_[mine]));
-      __syncwarp();
+      if (kHeld)
+        for (int b = 0; b < D / 32; ++b) held[m][b] = queries_.part(8 * m, b, lane_);
     }
-    wait<0>();
+    const float mean = log2f(static_cast<float>(routing.columns));
+    const std::int64_t nodes = index_.at(kv_, tile_.segment) * index_.nodes;
+    const T* node_k = static_cast<const T*>(index_.node_k) + nodes * p_.d;
+    const int r = lane_ / 4 + lane_ % 2 * 8;  // the first two lanes of a quad judge a row each
+    RowPair<D> rows;
+    int keys = 0;
+    const auto load = [&](int first) {
+      const int last = n - 1, low = cluster_[min(first + lane_ / 4, last)],
+                high = cluster_[min(first + lane_ / 4 + 8, last)];
+      rows.load(node_k + low * p_.d, node_k + high * p_.d, p_.d, lane_);
+      keys = __ldg(index_.count + nodes + (lane_ % 2 == 0 ? low : high));
+    };
+    const int begin = warp_ * kRows;
+    if (begin < n) load(begin);
+    for (int first = begin; first < n; first += kWarps * kRows) {
+      Products<kN> c = {};
+      add_products<T, D, kN>(c, rows, [&](int m, int b) {
+        return kHeld ? held[m][b] : queries_.part(8 * m, b, lane_);
+      });
+      const int mine = keys;
+      if (first + kWarps * kRows < n) load(first + kWarps * kRows);
+      const float2 part = add_shares<kN>(c, 0, p_.scale, all);
+      const float2 sum = {quad_sum(part.x), quad_sum(part.y)};
+      if (lane_ % 4 < 2 && first + r < n)
+        code_[first + r] = Code::make(fast_log2(lane_ % 2 == 0 ? sum.x : sum.y) - mean, mine);
+    }
     __syncthreads();
   }
 
@@ -216,15 +209,14 @@ class Chooser {
   const PlanView& plan_;
   const IndexView& index_;
   const Route& route_;
-  unsigned char* shared_;
-  std::uint32_t base_;
+  StagedQueries<D> queries_;
   int thread_, lane_, warp_, t_, list_number_, kv_;
   std::int64_t at_;
   TileInfo tile_;
   std::int32_t* list_;
-  std::int32_t* cluster_;
+  std::int32_t *cluster_, *taken_;
   std::uint32_t* code_;
-  std::int32_t *taken_, *place_, *from_, *node_;
+  std::int32_t *place_, *from_, *node_;
   SelectScratch& scratch_;
 };
 
@@ -241,7 +233,7 @@ __global__ __launch_bounds__(kThreads) void choose_kernel(const Problem p, const
 template <typename T, int D, int kMine>
 void choose_clusters(const Problem& p, const PlanView& plan, const IndexView& index,
                      const Route& route, cudaStream_t stream) {
-  const int bytes = Shared<D, kMine>::bytes(route.clusters);
+  const int bytes = Shared<D, kMine>::bytes(route);
   allow_shared(choose_kernel<T, D, kMine>, bytes, "plan");
   const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.lists));
   choose_kernel<T, D, kMine>

@@ -10,13 +10,13 @@ namespace {
 constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlock = 16 * kWarps;
 constexpr int kColumns = 64, kAll = kColumns / 8;  // columns, blocks of 8 of them
 constexpr int kEvery = 8;  // of the window's keys in the estimate of all attention
-constexpr float kLogEvery = 3.0f;
+
+// Sums in the running total are counted from a maximum that follows when it is this far below.
+constexpr float kRoom = 32;
 
 template <int D>
 struct Shared {
-  static constexpr int stage(int s) { return kColumns * D * 2 + s * kBlock * D * 2; }
-  static constexpr int count = stage(2);                // [2][block] keys of the groups
-  static constexpr int total = count + 2 * kBlock * 4;  // [warps][columns] m, l
+  static constexpr int total = StagedQueries<D>::bytes(kColumns);  // [warps][columns] m, l
   static constexpr int bytes = total + kWarps * kColumns * 8;
 };
 
@@ -28,10 +28,10 @@ class GroupScorer {
  public:
   __device__ GroupScorer(const Problem& p, const PlanView& plan, const IndexView& index,
                          const Route& route, unsigned char* shared)
-      : p_(p), plan_(plan), index_(index), route_(route), shared_(shared),
-        base_(smem_address(shared)), thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32),
-        warp_(thread_ / 32), first_(static_cast<int>(blockIdx.x) * kTiles),
-        list_(static_cast<int>(blockIdx.y)), kv_(p.kv_head(plan.head(list_))) {}
+      : p_(p), plan_(plan), index_(index), route_(route), shared_(shared), queries_{shared},
+        thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32), warp_(thread_ / 32),
+        first_(static_cast<int>(blockIdx.x) * kTiles), list_(static_cast<int>(blockIdx.y)),
+        kv_(p.kv_head(plan.head(list_))) {}
 
   __device__ void run() {
     // Tiles of one sequence at a time; nearly always all of them.
@@ -44,7 +44,7 @@ class GroupScorer {
         most = max(most, groups_[t]);
       }
       if (most == 0) continue;
-      segment_ = tile(lead).segment;
+      nodes_ = index_.at(kv_, tile(lead).segment) * index_.nodes;
       stage_queries();
 #pragma unroll
       for (int n = 0; n < kAll; ++n)
@@ -78,79 +78,108 @@ class GroupScorer {
       const TileInfo t = tile(i / kMine);
       const RoutingQueries routing(p_, plan_, t, kMine);
       const bool valid = i % kMine < routing.columns && 8 * c < p_.d;
-      copy16(base_ + swizzled(kColumns, i, c),
-             valid ? routing.query<T>(p_, plan_, t, list_, i % kMine) + 8 * c
-                   : static_cast<const T*>(p_.q.data),
-             valid);
+      queries_.chunk(i, c) = valid ? *reinterpret_cast<const uint4*>(
+                                         routing.query<T>(p_, plan_, t, list_, i % kMine) + 8 * c)
+                                   : uint4{};
     }
-    commit();
+    __syncthreads();
   }
 
-  __device__ float* count(int stage) const {
-    return reinterpret_cast<float*>(shared_ + S::count) + stage * kBlock;
+  // A group of the sequence: its node, counted from the first of the sequence, and its number in
+  // its segment.
+  struct Group {
+    int node, number;
+  };
+  __device__ Group group(int j) const {
+    const int segment = j / index_.groups, number = j - segment * index_.groups;
+    return {segment * index_.nodes + index_.clusters + number, number};
   }
-  // Returns the number of keys of the thread's row, which is kept until the block's turn has come:
-  // nobody waits for it now.
-  __device__ int load_block(int first, int stage, int most) {
-    const int i = thread_ / 2, j = first + i;
-    const bool valid = j < most;
-    const int seg = valid ? j / index_.groups : 0;
-    const std::int64_t node = index_.at(kv_, segment_ + seg) * index_.nodes + index_.clusters +
-                              (valid ? j - seg * index_.groups : 0);
-    const T* from = static_cast<const T*>(index_.node_k) + node * p_.d;
-    const std::uint32_t to = base_ + S::stage(stage);
-#pragma unroll
-    for (int c = thread_ % 2; c < D / 8; c += 2)
-      copy16(to + swizzled(kBlock, i, c), from + (8 * c < p_.d ? 8 * c : 0), valid && 8 * c < p_.d);
-    return valid ? index_.count[node] : 0;
+  __device__ void go_on(Group& g) const {  // by kBlock groups
+    const int segments = kBlock / index_.groups, groups = kBlock - segments * index_.groups;
+    g.node += segments * index_.nodes + groups, g.number += groups;
+    if (g.number >= index_.groups)
+      g.number -= index_.groups, g.node += index_.nodes - index_.groups;
   }
 
+  // A warp has 16 of the kBlock groups of a step; the rows of a step are on their way while
+  // the step before is judged.
   template <bool kTotals>
   __device__ void pass(int most) {
-    int keys_of_mine = load_block(0, 0, most);
-    commit();
-    for (int first = 0, b = 0; first < most; first += kBlock, ++b) {
-      if (thread_ % 2 == 0) count(b % 2)[thread_ / 2] = static_cast<float>(keys_of_mine);
-      if (first + kBlock < most) keys_of_mine = load_block(first + kBlock, (b + 1) % 2, most);
-      commit();
-      wait<1>();
-      __syncthreads();
+    const T* node_k = static_cast<const T*>(index_.node_k) + nodes_ * p_.d;
+    const std::uint16_t* count = index_.count + nodes_;
+    const int r = warp_ * 16 + lane_ / 4;
+    Group next[2] = {group(r), group(r + 8)};
+    RowPair<D> rows;
+    float keys[2];
+    const auto load = [&](int first) {
+      const int a = first + r < most ? next[0].node : index_.clusters,
+                b = first + r + 8 < most ? next[1].node : index_.clusters;
+      rows.load(node_k + a * p_.d, node_k + b * p_.d, p_.d, lane_);
+      keys[0] = __ldg(count + a), keys[1] = __ldg(count + b);
+      go_on(next[0]), go_on(next[1]);
+    };
+    load(0);
+    for (int first = 0; first < most; first += kBlock) {
       Products<kAll> c = {};
-#pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
-        std::uint32_t a[4];
-        load_a(a, base_ + S::stage(b % 2), kBlock, warp_ * 16, k, lane_);
-        add_products<T, kAll>(c, a, base_, kColumns, 0, k, lane_);
-      }
-      const int r = warp_ * 16 + lane_ / 4;
-      const float keys[2] = {count(b % 2)[r], count(b % 2)[r + 8]};
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        const int left = groups_[t] - (first + r);  // groups of the tile from this row on
-        if constexpr (kTotals)
-          add_totals<kAll>(c, t * kN, left > 0 ? fast_log2(keys[0]) : -INFINITY,
-                           left > 8 ? fast_log2(keys[1]) : -INFINITY, t);
-        else
-          write(c, t, keys, first + r);
-      }
-      __syncthreads();
+      add_products<T, D, kAll>(c, rows,
+                               [&](int n, int b) { return queries_.part(8 * n, b, lane_); });
+      const float mine[2] = {keys[0], keys[1]};
+      if (first + kBlock < most) load(first + kBlock);
+      if constexpr (kTotals)
+        total(c, mine, first);
+      else
+        write(c, mine, first + r);
     }
   }
 
-  // Columns [8 from, 8 (from + kN)) of the products join the totals of tile t.
+  __device__ void total(Products<kAll>& c, const float (&keys)[2], int first) {
+    const float never = p_.scale < 0 ? INFINITY : -INFINITY;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int left = groups_[t] - (first + warp_ * 16);  // groups of the tile from here on
+      if (left < 16)
+#pragma unroll
+        for (int n = t * kN; n < (t + 1) * kN; ++n)
+          for (int j = 0; j < 4; ++j)
+            if (lane_ / 4 + j / 2 * 8 >= left) c[n][j] = never;
+      add_totals<kAll>(c, t * kN, keys, t);
+    }
+  }
+
+  // Columns [8 from, 8 (from + kN)) of the products, each of so many keys, join the totals of
+  // tile t.
   template <int kHave>
-  __device__ void add_totals(const Products<kHave>& c, int from, float w0, float w1, int t) {
+  __device__ void add_totals(const Products<kHave>& c, int from, const float (&keys)[2], int t) {
+    float x[kN][4];
+    const auto find = [&] {  // how far each is above the column's maximum, the furthest of all
+      float most = -INFINITY;
+#pragma unroll
+      for (int n = 0; n < kN; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          x[n][j] = fmaf(c[from + n][j], p_.scale, -m_[t * kN + n][j % 2]);
+          most = fmaxf(most, x[n][j]);
+        }
+      return most;
+    };
+    if (find() > kRoom) {
+#pragma unroll
+      for (int n = 0; n < kN; ++n)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          float& m = m_[t * kN + n][j];
+          const float best =
+              fmaxf(m, fmaxf(c[from + n][j] * p_.scale, c[from + n][2 + j] * p_.scale));
+          l_[t * kN + n][j] *= fast_exp2(m - best);
+          m = best;
+        }
+      find();
+    }
 #pragma unroll
     for (int n = 0; n < kN; ++n)
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float &m = m_[t * kN + n][j], &l = l_[t * kN + n][j];
-        const float x = fmaf(c[from + n][j], p_.scale, w0),
-                    y = fmaf(c[from + n][2 + j], p_.scale, w1);
-        const float best = fmaxf(m, fmaxf(x, y));
-        l = l * fast_exp2(m - best) + fast_exp2(x - best) + fast_exp2(y - best);
-        m = best;
-      }
+      for (int j = 0; j < 4; ++j)
+        l_[t * kN + n][j % 2] = fmaf(keys[j / 2], fast_exp2(x[n][j]), l_[t * kN + n][j % 2]);
   }
 
   // Keys that are read anyway: all sinks, a sample of the window that the tile's first query sees.
@@ -161,28 +190,25 @@ class GroupScorer {
     const int end = min(tile.end(p_, 0), static_cast<int>(x.end));
     const int samples = window < end ? (end - window + kEvery - 1) / kEvery : 0;
     for (int at = warp_ * 16; at < sinks + samples; at += kBlock) {
-      Products<kN> c = {};
       const T* from[2];
-      float w[2];
+      float weight[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int i = at + lane_ / 4 + 8 * r;
-        w[r] = i < sinks ? 0.0f : i < sinks + samples ? kLogEvery : -INFINITY;
+        weight[r] = i < sinks ? 1.0f : i < sinks + samples ? float{kEvery} : 0.0f;
         const int key = i < sinks ? i : i < sinks + samples ? window + (i - sinks) * kEvery : 0;
         from[r] = row<T>(p_.k, tile.batch, kv_, tile.k + key);
       }
+      RowPair<D> rows;
+      rows.load(from[0], from[1], p_.d, lane_);
+      Products<kN> c = {};
+      add_products<T, D, kN>(
+          c, rows, [&](int n, int b) { return queries_.part(t * kMine + 8 * n, b, lane_); });
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
-        const int column = 16 * k + 2 * (lane_ % 4);
-        const auto pair = [&](int r, int at_column) {
-          return at_column < p_.d ? *reinterpret_cast<const std::uint32_t*>(from[r] + at_column)
-                                  : 0u;
-        };
-        const std::uint32_t a[4] = {pair(0, column), pair(1, column), pair(0, column + 8),
-                                    pair(1, column + 8)};
-        add_products<T, kN>(c, a, base_, kColumns, t * kMine, k, lane_);
-      }
-      add_totals<kN>(c, 0, w[0], w[1], t);
+      for (int n = 0; n < kN; ++n)
+        for (int j = 0; j < 4; ++j)
+          if (weight[j / 2] == 0) c[n][j] = p_.scale < 0 ? INFINITY : -INFINITY;
+      add_totals<kN>(c, 0, weight, t);
     }
   }
 
@@ -204,8 +230,11 @@ class GroupScorer {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const int columns = groups_[t] > 0 ? RoutingQueries(p_, plan_, tile(t), kMine).columns : 0;
-      log_columns_[t] = log2f(static_cast<float>(columns));
-      float* to = route_.total + plan_.at(list_, first_ + t) * kMine;
+      const std::int64_t at = plan_.at(list_, first_ + t);
+      if (kTiles == 1 || lane_ % 4 == t) {
+        my_code_ = route_.code + at * route_.groups, my_groups_ = groups_[t];
+        my_log_columns_ = log2f(static_cast<float>(columns));
+      }
 #pragma unroll
       for (int n = 0; n < kN; ++n)
 #pragma unroll
@@ -217,10 +246,16 @@ class GroupScorer {
             merge(sum.x, sum.y, more.x, more.y);
           }
           const float total = sum.x + log2f(sum.y);
-          all_[t * kN + n][j] = i < columns && total == total ? total : INFINITY;
-          if (warp_ == 0 && lane_ < 4 && groups_[t] > 0) to[i] = all_[t * kN + n][j];
+          const bool counts = i < columns && fabsf(total) < INFINITY;
+          all_[t * kN + n][j] = counts ? total : INFINITY;
+          if (warp_ > 0 || lane_ >= 4 || groups_[t] == 0) continue;
+          route_.total[at * kMine + i] = counts ? total : INFINITY;
+          if (i < columns && !counts)  // a query with NaN has no say
+            for (int chunk = 0; chunk < D / 8; ++chunk)
+              queries_.chunk(t * kMine + i, chunk) = uint4{};
         }
     }
+    __syncthreads();
   }
   static __device__ void merge(float& m, float& l, float m2, float l2) {
     const float best = fmaxf(m, m2);
@@ -228,15 +263,37 @@ class GroupScorer {
     m = best;
   }
 
-  __device__ void write(const Products<kAll>& c, int t, const float (&keys)[2], int first) {
-    float rank[2];
-    judge<kN>(c, t * kN, p_.scale, all_, rank);
-    if (lane_ % 4 != 0 || groups_[t] == 0) return;
-    std::uint32_t* to = route_.code + plan_.at(list_, first_ + t) * route_.groups;
+  // Codes of the rows `first` and first + 8: each lane of a quad has a tile.
+  __device__ void write(const Products<kAll>& c, const float (&keys)[2], int first) {
+    float2 part[kTiles];
 #pragma unroll
-    for (int r = 0; r < 2; ++r)
-      if (first + 8 * r < groups_[t])
-        to[first + 8 * r] = Code::make(rank[r] - log_columns_[t], static_cast<int>(keys[r]));
+    for (int t = 0; t < kTiles; ++t) part[t] = add_shares<kN>(c, t * kN, p_.scale, all_);
+    float2 sum = part[0];
+    if constexpr (kTiles == 1)
+      sum = {quad_sum(sum.x), quad_sum(sum.y)};
+    else
+      sum = scatter(part);
+    if (kTiles == 1 && lane_ % 4 != 0) return;
+    if (first < my_groups_)
+      my_code_[first] = Code::make(fast_log2(sum.x) - my_log_columns_, static_cast<int>(keys[0]));
+    if (first + 8 < my_groups_)
+      my_code_[first + 8] =
+          Code::make(fast_log2(sum.y) - my_log_columns_, static_cast<int>(keys[1]));
+  }
+  // The sum over the quad of part[lane % 4].
+  __device__ float2 scatter(const float2 (&part)[4]) const {
+    const bool high = (lane_ & 2) != 0, odd = (lane_ & 1) != 0;
+    const auto exchange = [](float keep, float give, int step) {
+      return keep + __shfl_xor_sync(~0u, give, step);
+    };
+    float2 half[2];
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const float2 &keep = high ? part[t + 2] : part[t], &give = high ? part[t] : part[t + 2];
+      half[t] = {exchange(keep.x, give.x, 2), exchange(keep.y, give.y, 2)};
+    }
+    const float2 &keep = odd ? half[1] : half[0], &give = odd ? half[0] : half[1];
+    return {exchange(keep.x, give.x, 1), exchange(keep.y, give.y, 1)};
   }
 
   const Problem& p_;
@@ -244,10 +301,13 @@ class GroupScorer {
   const IndexView& index_;
   const Route& route_;
   unsigned char* shared_;
-  std::uint32_t base_;
+  StagedQueries<D> queries_;
   int thread_, lane_, warp_, first_, list_, kv_;
-  int groups_[kTiles] = {}, segment_ = 0;
-  float log_columns_[kTiles];
+  int groups_[kTiles] = {};
+  std::int64_t nodes_ = 0;            // first of the sequence
+  std::uint32_t* my_code_ = nullptr;  // of the tile whose codes the lane writes
+  int my_groups_ = 0;
+  float my_log_columns_ = 0;
   PerColumn<kAll> m_, l_, all_;  // running maxima and totals; logarithms of totals
 };
 

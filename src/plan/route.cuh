@@ -57,36 +57,76 @@ using Products = float[kN][4];
 template <int kN>
 using PerColumn = float[kN][2];
 
-/// c += rows (a fragment of step k) times the queries staged at `queries`, from `column` on.
-template <typename T, int kN>
-__device__ __forceinline__ void add_products(Products<kN>& c, const std::uint32_t (&a)[4],
-                                             std::uint32_t queries, int rows, int column, int k,
-                                             int lane) {
+// A product does not mind the order of what it sums. So a lane's four elements of a row in two
+// steps of `mma`, 2 x 2 and 2 x 2, are eight neighbours in memory: rows come as 16-byte loads
+// straight from where they lie, and queries as 16-byte loads from shared memory, where a row's
+// stride of an odd number of 64 bytes is free of bank conflicts.
+
+/// A lane's part of the rows lane / 4 and lane / 4 + 8 of 16: of 32 columns each it has eight.
+template <int D>
+struct RowPair {
+  uint4 low[D / 32], high[D / 32];
+
+  template <typename T>
+  __device__ __forceinline__ void load(const T* row, const T* row8, int d, int lane) {
 #pragma unroll
-  for (int n = 0; n < kN; n += 2) {
-    std::uint32_t b[4];
-    load_b(b, queries, rows, column + 8 * n, k, lane);
-    multiply<T>(c[n], a, b[0], b[1]);
-    multiply<T>(c[n + 1], a, b[2], b[3]);
+    for (int b = 0; b < D / 32; ++b) {
+      const int column = 32 * b + 8 * (lane % 4);
+      const bool valid = column < d;
+      low[b] = valid ? __ldg(reinterpret_cast<const uint4*>(row + column)) : uint4{};
+      high[b] = valid ? __ldg(reinterpret_cast<const uint4*>(row8 + column)) : uint4{};
+    }
+  }
+};
+
+/// Routing queries in shared memory.
+template <int D>
+struct StagedQueries {
+  static constexpr int kStride = 2 * D + 64;  // bytes
+  static constexpr int bytes(int columns) { return columns * kStride; }
+  unsigned char* base;
+
+  __device__ __forceinline__ uint4& chunk(int column, int c) const {
+    return *reinterpret_cast<uint4*>(base + column * kStride + 16 * c);
+  }
+  /// A lane's part of the queries [column, column + 8) in the columns from 32 b on.
+  __device__ __forceinline__ uint4 part(int column, int b, int lane) const {
+    return chunk(column + lane / 4, 4 * b + lane % 4);
+  }
+};
+
+/// c += rows times queries(n, b), each 8 columns' part in 32 columns.
+template <typename T, int D, int kN, typename Queries>
+__device__ __forceinline__ void add_products(Products<kN>& c, const RowPair<D>& rows,
+                                             const Queries& queries) {
+#pragma unroll
+  for (int b = 0; b < D / 32; ++b) {
+    const uint4 &x = rows.low[b], &y = rows.high[b];
+    const std::uint32_t a[2][4] = {{x.x, y.x, x.y, y.y}, {x.z, y.z, x.w, y.w}};
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      const uint4 q = queries(n, b);
+      multiply<T>(c[n], a[0], q.x, q.y);
+      multiply<T>(c[n], a[1], q.z, q.w);
+    }
   }
 }
 
-/// Rank of the two rows of a lane over its columns [first, first + kN) of 8, but for the number of
-/// queries; complete in every lane of a quad. all: totals of the lane's queries, +inf where there
-/// is none. A query with NaN has no say.
+/// Sums over columns [first, first + kN) of 8 of what share of a query's attention one key of the
+/// two rows of a lane has; a lane's part of its quad's. all: totals of the lane's queries, +inf
+/// where there is none.
 template <int kN, int kAll>
-__device__ __forceinline__ void judge(const Products<kAll>& c, int first, float scale,
-                                      const PerColumn<kAll>& all, float (&rank)[2]) {
+__device__ __forceinline__ float2 add_shares(const Products<kAll>& c, int first, float scale,
+                                             const PerColumn<kAll>& all) {
+  float2 sum{0, 0};
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float sum = 0;
+  for (int n = first; n < first + kN; ++n)
 #pragma unroll
-    for (int n = first; n < first + kN; ++n)
-#pragma unroll
-      for (int j = 0; j < 2; ++j)
-        sum += fast_exp2(fmaxf(fmaf(c[n][2 * r + j], scale, -all[n][j]), -1000.0f));
-    rank[r] = fast_log2(quad_sum(sum));
-  }
+    for (int j = 0; j < 2; ++j) {
+      sum.x += fast_exp2(fmaf(c[n][j], scale, -all[n][j]));
+      sum.y += fast_exp2(fmaf(c[n][2 + j], scale, -all[n][j]));
+    }
+  return sum;
 }
 
 }  // namespace prescore::cuda

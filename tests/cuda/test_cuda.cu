@@ -372,8 +372,8 @@ TEST(CudaDevices, ACallRunsWhereItsArraysAre) {
   expect_near_dense(data);
 }
 
-// Keys that only seem to be there (strides of zero): the call fails before it reads them, with the
-// cause, and the next call works.
+// Keys that only seem to be there (strides of zero), and an output that is larger than its memory:
+// the call fails before it reads them, with the cause, and the next call works.
 TEST(CudaErrors, WhatTheGpuRefusesIsAnErrorWithItsCause) {
   PRESCORE_NEEDS_GPU();
   const Case small = gpu_case(1, 2, 1, 40, 600, 64, 64);
@@ -385,8 +385,11 @@ TEST(CudaErrors, WhatTheGpuRefusesIsAnErrorWithItsCause) {
       return t;
     };
     const Tensor q = stretch(d.q.view(), 1), k = stretch(d.k.view(), n_kv);
-    const Tensor o = stretch(d.o.view(), 1);
-    const State out{{const_cast<void*>(o.data), o.dtype, o.shape, o.stride}, nullptr};
+    const State out{{const_cast<void*>(d.o.view().data),
+                     d.o.view().dtype,
+                     {1, heads, 1, 64},
+                     {64 * heads, 64, 64, 1}},
+                    nullptr};
     Options options = method(Method::kRouted);
     options.device = Device::kCuda;
     try {
