@@ -29,8 +29,8 @@ struct Shared {
 template <typename T, int D, int kMine>
 class Chooser {
   using S = Shared<D, kMine>;
-  static constexpr int kN = kMine / 8;
-  static constexpr bool kHeld = kN * D <= 256;
+  static constexpr int kBlocks = kMine / 16;
+  static constexpr bool kHeld = kBlocks * D <= 128;  // queries in registers
 
  public:
   __device__ Chooser(const Problem& p, const PlanView& plan, const IndexView& index,
@@ -119,46 +119,44 @@ class Chooser {
     for (int j = thread_; j < kMine * (D / 8); j += kThreads) {
       const int i = j / (D / 8), c = j % (D / 8);
       const bool valid = total[i] < INFINITY && 8 * c < p_.d;  // else it has no say
-      queries_.chunk(i, c) = valid
-                                 ? *reinterpret_cast<const uint4*>(
-                                       routing.query<T>(p_, plan_, tile_, list_number_, i) + 8 * c)
-                                 : uint4{};
+      queries_.set(i, c,
+                   valid ? *reinterpret_cast<const uint4*>(
+                               routing.query<T>(p_, plan_, tile_, list_number_, i) + 8 * c)
+                         : uint4{});
     }
     __syncthreads();
-    PerColumn<kN> all;
-    uint4 held[kHeld ? kN : 1][D / 32];  // queries in registers, if they are few
+    PerQuery<kBlocks> all;
+    uint4 held[kHeld ? D / 16 : 1];
 #pragma unroll
-    for (int m = 0; m < kN; ++m) {
+    for (int m = 0; m < kBlocks; ++m)
+      for (int r = 0; r < 2; ++r) all[m][r] = total[16 * m + 8 * r + lane_ / 4];
+    if (kHeld)
 #pragma unroll
-      for (int j = 0; j < 2; ++j) all[m][j] = total[8 * m + 2 * (lane_ % 4) + j];
-      if (kHeld)
-        for (int b = 0; b < D / 32; ++b) held[m][b] = queries_.part(8 * m, b, lane_);
-    }
+      for (int k = 0; k < D / 16; ++k) held[k] = queries_.fragment(0, k, lane_);
     const float mean = log2f(static_cast<float>(routing.columns));
     const std::int64_t nodes = index_.at(kv_, tile_.segment) * index_.nodes;
     const T* node_k = static_cast<const T*>(index_.node_k) + nodes * p_.d;
-    const int r = lane_ / 4 + lane_ % 2 * 8;  // the first two lanes of a quad judge a row each
+    const std::uint16_t* count = index_.count + nodes;
+    const int r = row_of_sum(lane_);
     RowPair<D> rows;
     int keys = 0;
     const auto load = [&](int first) {
-      const int last = n - 1, low = cluster_[min(first + lane_ / 4, last)],
-                high = cluster_[min(first + lane_ / 4 + 8, last)];
-      rows.load(node_k + low * p_.d, node_k + high * p_.d, p_.d, lane_);
-      keys = __ldg(index_.count + nodes + (lane_ % 2 == 0 ? low : high));
+      const auto node = [&](int i) { return cluster_[min(first + i, n - 1)]; };
+      rows.load(node_k + node(lane_ / 4) * p_.d, node_k + node(lane_ / 4 + 8) * p_.d, p_.d, lane_);
+      keys = __ldg(count + node(r));
     };
     const int begin = warp_ * kRows;
     if (begin < n) load(begin);
     for (int first = begin; first < n; first += kWarps * kRows) {
-      Products<kN> c = {};
-      add_products<T, D, kN>(c, rows, [&](int m, int b) {
-        return kHeld ? held[m][b] : queries_.part(8 * m, b, lane_);
-      });
+      Products<kBlocks> c = {};
+      add_products<T, D, kBlocks>(
+          c, rows, [&](int m, int k) { return kHeld ? held[k] : queries_.fragment(m, k, lane_); });
       const int mine = keys;
       if (first + kWarps * kRows < n) load(first + kWarps * kRows);
-      const float2 part = add_shares<kN>(c, 0, p_.scale, all);
-      const float2 sum = {quad_sum(part.x), quad_sum(part.y)};
-      if (lane_ % 4 < 2 && first + r < n)
-        code_[first + r] = Code::make(fast_log2(lane_ % 2 == 0 ? sum.x : sum.y) - mean, mine);
+      Shares share = {};
+      add_shares<kBlocks>(share, c, 0, p_.scale, all);
+      const float sum = sum_queries(share, lane_);
+      if (lane_ < 16 && first + r < n) code_[first + r] = Code::make(fast_log2(sum) - mean, mine);
     }
     __syncthreads();
   }

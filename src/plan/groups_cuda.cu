@@ -8,7 +8,7 @@ namespace prescore::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlock = 16 * kWarps;
-constexpr int kColumns = 64, kAll = kColumns / 8;  // columns, blocks of 8 of them
+constexpr int kColumns = 64, kAll = kColumns / 16;  // queries, blocks of 16 of them
 constexpr int kEvery = 8;  // of the window's keys in the estimate of all attention
 
 // Sums in the running total are counted from a maximum that follows when it is this far below.
@@ -23,7 +23,7 @@ struct Shared {
 template <typename T, int D, int kMine>  // columns of a tile
 class GroupScorer {
   using S = Shared<D>;
-  static constexpr int kTiles = kColumns / kMine, kN = kMine / 8;
+  static constexpr int kTiles = kColumns / kMine, kBlocks = kMine / 16;
 
  public:
   __device__ GroupScorer(const Problem& p, const PlanView& plan, const IndexView& index,
@@ -47,8 +47,8 @@ class GroupScorer {
       nodes_ = index_.at(kv_, tile(lead).segment) * index_.nodes;
       stage_queries();
 #pragma unroll
-      for (int n = 0; n < kAll; ++n)
-        for (int j = 0; j < 2; ++j) m_[n][j] = -1e30f, l_[n][j] = 0;
+      for (int m = 0; m < kAll; ++m)
+        for (int r = 0; r < 2; ++r) m_[m][r] = -1e30f, l_[m][r] = 0;
       pass<true>(most);
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
@@ -78,9 +78,10 @@ class GroupScorer {
       const TileInfo t = tile(i / kMine);
       const RoutingQueries routing(p_, plan_, t, kMine);
       const bool valid = i % kMine < routing.columns && 8 * c < p_.d;
-      queries_.chunk(i, c) = valid ? *reinterpret_cast<const uint4*>(
-                                         routing.query<T>(p_, plan_, t, list_, i % kMine) + 8 * c)
-                                   : uint4{};
+      queries_.set(i, c,
+                   valid ? *reinterpret_cast<const uint4*>(
+                               routing.query<T>(p_, plan_, t, list_, i % kMine) + 8 * c)
+                         : uint4{});
     }
     __syncthreads();
   }
@@ -110,76 +111,93 @@ class GroupScorer {
     const int r = warp_ * 16 + lane_ / 4;
     Group next[2] = {group(r), group(r + 8)};
     RowPair<D> rows;
-    float keys[2];
+    int count_of[2];
     const auto load = [&](int first) {
       const int a = first + r < most ? next[0].node : index_.clusters,
                 b = first + r + 8 < most ? next[1].node : index_.clusters;
       rows.load(node_k + a * p_.d, node_k + b * p_.d, p_.d, lane_);
-      keys[0] = __ldg(count + a), keys[1] = __ldg(count + b);
+      count_of[0] = __ldg(count + a), count_of[1] = __ldg(count + b);
       go_on(next[0]), go_on(next[1]);
     };
     load(0);
     for (int first = 0; first < most; first += kBlock) {
       Products<kAll> c = {};
       add_products<T, D, kAll>(c, rows,
-                               [&](int n, int b) { return queries_.part(8 * n, b, lane_); });
-      const float mine[2] = {keys[0], keys[1]};
+                               [&](int m, int k) { return queries_.fragment(m, k, lane_); });
+      Shares keys;
+      for (int n = 0; n < 2; ++n)
+        for (int j = 0; j < 2; ++j)
+          keys[n][j] = static_cast<float>(__shfl_sync(~0u, count_of[n], (lane_ % 4 * 2 + j) * 4));
       if (first + kBlock < most) load(first + kBlock);
       if constexpr (kTotals)
-        total(c, mine, first);
+        total(c, keys, first + warp_ * 16);
       else
-        write(c, mine, first + r);
+        write(c, keys, first + warp_ * 16);
     }
   }
 
-  __device__ void total(Products<kAll>& c, const float (&keys)[2], int first) {
+  // Rows of which there are `left` or fewer count for nothing.
+  template <int kHave>
+  __device__ void mask(Products<kHave>& c, int from, int left) const {
     const float never = p_.scale < 0 ? INFINITY : -INFINITY;
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      const int left = groups_[t] - (first + warp_ * 16);  // groups of the tile from here on
-      if (left < 16)
+    for (int m = from; m < from + kBlocks; ++m)
 #pragma unroll
-        for (int n = t * kN; n < (t + 1) * kN; ++n)
-          for (int j = 0; j < 4; ++j)
-            if (lane_ / 4 + j / 2 * 8 >= left) c[n][j] = never;
-      add_totals<kAll>(c, t * kN, keys, t);
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (8 * n + lane_ % 4 * 2 + j % 2 >= left) c[m][n][j] = never;
+  }
+  __device__ void total(Products<kAll>& c, const Shares& keys, int first) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      if (groups_[t] - first < 16) mask(c, t * kBlocks, groups_[t] - first);
+      add_totals(c, t * kBlocks, keys, t);
     }
   }
 
-  // Columns [8 from, 8 (from + kN)) of the products, each of so many keys, join the totals of
+  // Blocks [from, from + kBlocks) of the products, with so many keys a row, join the totals of
   // tile t.
   template <int kHave>
-  __device__ void add_totals(const Products<kHave>& c, int from, const float (&keys)[2], int t) {
-    float x[kN][4];
-    const auto find = [&] {  // how far each is above the column's maximum, the furthest of all
+  __device__ void add_totals(const Products<kHave>& c, int from, const Shares& keys, int t) {
+    float x[kBlocks][2][4];
+    const auto find = [&] {  // how far each is above the query's maximum, the furthest of all
       float most = -INFINITY;
 #pragma unroll
-      for (int n = 0; n < kN; ++n)
+      for (int m = 0; m < kBlocks; ++m)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          x[n][j] = fmaf(c[from + n][j], p_.scale, -m_[t * kN + n][j % 2]);
-          most = fmaxf(most, x[n][j]);
-        }
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            x[m][n][j] = fmaf(c[from + m][n][j], p_.scale, -m_[t * kBlocks + m][j / 2]);
+            most = fmaxf(most, x[m][n][j]);
+          }
       return most;
     };
     if (find() > kRoom) {
 #pragma unroll
-      for (int n = 0; n < kN; ++n)
+      for (int m = 0; m < kBlocks; ++m)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          float& m = m_[t * kN + n][j];
-          const float best =
-              fmaxf(m, fmaxf(c[from + n][j] * p_.scale, c[from + n][2 + j] * p_.scale));
-          l_[t * kN + n][j] *= fast_exp2(m - best);
-          m = best;
+        for (int r = 0; r < 2; ++r) {
+          float &top = m_[t * kBlocks + m][r], best = top;
+#pragma unroll
+          for (int n = 0; n < 2; ++n)
+#pragma unroll
+            for (int j = 0; j < 2; ++j) best = fmaxf(best, c[from + m][n][2 * r + j] * p_.scale);
+          l_[t * kBlocks + m][r] *= fast_exp2(top - best);
+          top = best;
         }
       find();
     }
 #pragma unroll
-    for (int n = 0; n < kN; ++n)
+    for (int m = 0; m < kBlocks; ++m)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        l_[t * kN + n][j % 2] = fmaf(keys[j / 2], fast_exp2(x[n][j]), l_[t * kN + n][j % 2]);
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float& l = l_[t * kBlocks + m][j / 2];
+          l = fmaf(keys[n][j % 2], fast_exp2(x[m][n][j]), l);
+        }
   }
 
   // Keys that are read anyway: all sinks, a sample of the window that the tile's first query sees.
@@ -190,69 +208,65 @@ class GroupScorer {
     const int end = min(tile.end(p_, 0), static_cast<int>(x.end));
     const int samples = window < end ? (end - window + kEvery - 1) / kEvery : 0;
     for (int at = warp_ * 16; at < sinks + samples; at += kBlock) {
-      const T* from[2];
-      float weight[2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int i = at + lane_ / 4 + 8 * r;
-        weight[r] = i < sinks ? 1.0f : i < sinks + samples ? float{kEvery} : 0.0f;
-        const int key = i < sinks ? i : i < sinks + samples ? window + (i - sinks) * kEvery : 0;
-        from[r] = row<T>(p_.k, tile.batch, kv_, tile.k + key);
-      }
+      const auto key = [&](int i) {
+        return row<T>(p_.k, tile.batch, kv_,
+                      tile.k + (i < sinks             ? i
+                                : i < sinks + samples ? window + (i - sinks) * kEvery
+                                                      : 0));
+      };
       RowPair<D> rows;
-      rows.load(from[0], from[1], p_.d, lane_);
-      Products<kN> c = {};
-      add_products<T, D, kN>(
-          c, rows, [&](int n, int b) { return queries_.part(t * kMine + 8 * n, b, lane_); });
-#pragma unroll
-      for (int n = 0; n < kN; ++n)
-        for (int j = 0; j < 4; ++j)
-          if (weight[j / 2] == 0) c[n][j] = p_.scale < 0 ? INFINITY : -INFINITY;
-      add_totals<kN>(c, 0, weight, t);
+      rows.load(key(at + lane_ / 4), key(at + lane_ / 4 + 8), p_.d, lane_);
+      Products<kBlocks> c = {};
+      add_products<T, D, kBlocks>(
+          c, rows, [&](int m, int k) { return queries_.fragment(t * kBlocks + m, k, lane_); });
+      if (at + 16 > sinks + samples) mask(c, 0, sinks + samples - at);
+      Shares keys;
+      for (int n = 0; n < 2; ++n)
+        for (int j = 0; j < 2; ++j)
+          keys[n][j] = at + 8 * n + lane_ % 4 * 2 + j < sinks ? 1.0f : float{kEvery};
+      add_totals(c, 0, keys, t);
     }
   }
 
-  // all_ <- the logarithms of the totals, over the rows of a lane's columns, then over the warps.
+  // all_ <- the logarithms of the totals, over the rows of a lane's quad, then over the warps.
   __device__ void find_totals() {
     float2* part = reinterpret_cast<float2*>(shared_ + S::total);
 #pragma unroll
-    for (int n = 0; n < kAll; ++n)
+    for (int m = 0; m < kAll; ++m)
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        for (int step = 4; step < 32; step *= 2) {
-          const float m = __shfl_xor_sync(~0u, m_[n][j], step),
-                      l = __shfl_xor_sync(~0u, l_[n][j], step);
-          merge(m_[n][j], l_[n][j], m, l);
-        }
-        if (lane_ < 4) part[warp_ * kColumns + 8 * n + 2 * lane_ + j] = {m_[n][j], l_[n][j]};
+      for (int r = 0; r < 2; ++r) {
+        for (int step = 1; step < 4; step *= 2)
+          merge(m_[m][r], l_[m][r], __shfl_xor_sync(~0u, m_[m][r], step),
+                __shfl_xor_sync(~0u, l_[m][r], step));
+        if (lane_ % 4 == 0)
+          part[warp_ * kColumns + 16 * m + 8 * r + lane_ / 4] = {m_[m][r], l_[m][r]};
       }
     __syncthreads();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      const int columns = groups_[t] > 0 ? RoutingQueries(p_, plan_, tile(t), kMine).columns : 0;
+      const int queries = groups_[t] > 0 ? RoutingQueries(p_, plan_, tile(t), kMine).columns : 0;
       const std::int64_t at = plan_.at(list_, first_ + t);
-      if (kTiles == 1 || lane_ % 4 == t) {
+      if (t == my_tile()) {
         my_code_ = route_.code + at * route_.groups, my_groups_ = groups_[t];
-        my_log_columns_ = log2f(static_cast<float>(columns));
+        my_log_queries_ = log2f(static_cast<float>(queries));
       }
 #pragma unroll
-      for (int n = 0; n < kN; ++n)
+      for (int m = 0; m < kBlocks; ++m)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int i = 8 * n + 2 * (lane_ % 4) + j;
+        for (int r = 0; r < 2; ++r) {
+          const int i = 16 * m + 8 * r + lane_ / 4;
           float2 sum = part[t * kMine + i];
           for (int w = 1; w < kWarps; ++w) {
             const float2 more = part[w * kColumns + t * kMine + i];
             merge(sum.x, sum.y, more.x, more.y);
           }
           const float total = sum.x + log2f(sum.y);
-          const bool counts = i < columns && fabsf(total) < INFINITY;
-          all_[t * kN + n][j] = counts ? total : INFINITY;
-          if (warp_ > 0 || lane_ >= 4 || groups_[t] == 0) continue;
-          route_.total[at * kMine + i] = counts ? total : INFINITY;
-          if (i < columns && !counts)  // a query with NaN has no say
-            for (int chunk = 0; chunk < D / 8; ++chunk)
-              queries_.chunk(t * kMine + i, chunk) = uint4{};
+          const bool counts = i < queries && fabsf(total) < INFINITY;
+          all_[t * kBlocks + m][r] = counts ? total : INFINITY;
+          if (warp_ > 0 || groups_[t] == 0) continue;
+          if (lane_ % 4 == 0) route_.total[at * kMine + i] = counts ? total : INFINITY;
+          if (i < queries && !counts)  // a query with NaN has no say
+            for (int c = lane_ % 4; c < D / 8; c += 4) queries_.set(t * kMine + i, c, uint4{});
         }
     }
     __syncthreads();
@@ -263,37 +277,39 @@ class GroupScorer {
     m = best;
   }
 
-  // Codes of the rows `first` and first + 8: each lane of a quad has a tile.
-  __device__ void write(const Products<kAll>& c, const float (&keys)[2], int first) {
-    float2 part[kTiles];
+  // Codes of the rows from `first` on: a lane has one row of one tile, or two.
+  __device__ int my_tile() const { return kTiles == 1 ? 0 : lane_ / 8; }
+  __device__ void write(const Products<kAll>& c, const Shares& keys, int first) {
+    Shares share[kTiles] = {};
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) part[t] = add_shares<kN>(c, t * kN, p_.scale, all_);
-    float2 sum = part[0];
-    if constexpr (kTiles == 1)
-      sum = {quad_sum(sum.x), quad_sum(sum.y)};
-    else
-      sum = scatter(part);
-    if (kTiles == 1 && lane_ % 4 != 0) return;
-    if (first < my_groups_)
-      my_code_[first] = Code::make(fast_log2(sum.x) - my_log_columns_, static_cast<int>(keys[0]));
-    if (first + 8 < my_groups_)
-      my_code_[first + 8] =
-          Code::make(fast_log2(sum.y) - my_log_columns_, static_cast<int>(keys[1]));
-  }
-  // The sum over the quad of part[lane % 4].
-  __device__ float2 scatter(const float2 (&part)[4]) const {
-    const bool high = (lane_ & 2) != 0, odd = (lane_ & 1) != 0;
-    const auto exchange = [](float keep, float give, int step) {
-      return keep + __shfl_xor_sync(~0u, give, step);
-    };
-    float2 half[2];
+    for (int t = 0; t < kTiles; ++t) add_shares<kBlocks>(share[t], c, t * kBlocks, p_.scale, all_);
+    if constexpr (kTiles == 1) {
+      const float sum = sum_queries(share[0], lane_);
+      const int high = lane_ / 4 % 2, odd = lane_ / 8 % 2;
+      if (lane_ < 16) write_code(first + row_of_sum(lane_), sum, pick(keys, high, odd));
+    } else {
+      float sum[2];
 #pragma unroll
-    for (int t = 0; t < 2; ++t) {
-      const float2 &keep = high ? part[t + 2] : part[t], &give = high ? part[t] : part[t + 2];
-      half[t] = {exchange(keep.x, give.x, 2), exchange(keep.y, give.y, 2)};
+      for (int j = 0; j < 2; ++j) {
+        float tile[2];
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+          tile[n] = halve(halve(share[0][n][j], share[2][n][j], 16, lane_),
+                          halve(share[1][n][j], share[3][n][j], 16, lane_), 8, lane_);
+        sum[j] = halve(tile[0], tile[1], 4, lane_);
+      }
+      const int high = lane_ / 4 % 2, to = first + 8 * high + lane_ % 4 * 2;
+      write_code(to, sum[0], pick(keys, high, 0));
+      write_code(to + 1, sum[1], pick(keys, high, 1));
     }
-    const float2 &keep = odd ? half[1] : half[0], &give = odd ? half[0] : half[1];
-    return {exchange(keep.x, give.x, 1), exchange(keep.y, give.y, 1)};
+  }
+  static __device__ float pick(const Shares& x, int n, int j) {
+    const float low = j == 0 ? x[0][0] : x[0][1], high = j == 0 ? x[1][0] : x[1][1];
+    return n == 0 ? low : high;
+  }
+  __device__ void write_code(int group, float sum, float keys) const {
+    if (group < my_groups_)
+      my_code_[group] = Code::make(fast_log2(sum) - my_log_queries_, static_cast<int>(keys));
   }
 
   const Problem& p_;
@@ -307,8 +323,8 @@ class GroupScorer {
   std::int64_t nodes_ = 0;            // first of the sequence
   std::uint32_t* my_code_ = nullptr;  // of the tile whose codes the lane writes
   int my_groups_ = 0;
-  float my_log_columns_ = 0;
-  PerColumn<kAll> m_, l_, all_;  // running maxima and totals; logarithms of totals
+  float my_log_queries_ = 0;
+  PerQuery<kAll> m_, l_, all_;  // running maxima and totals; logarithms of totals
 };
 
 template <typename T, int D, int kMine>

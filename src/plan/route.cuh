@@ -49,84 +49,111 @@ __device__ __forceinline__ Layout layout_of(const Problem& p, const TileInfo& ti
                      tile.segments * kSegment);
 }
 
-/// Products of 16 rows with 8 kN routing queries: c[n][j] belongs to row lane / 4 + 8 (j / 2) and
-/// column 8 n + 2 (lane % 4) + j % 2.
-template <int kN>
-using Products = float[kN][4];
-/// A number for each of a lane's columns.
-template <int kN>
-using PerColumn = float[kN][2];
+// Routing products: 16 queries at a time are the rows of `mma`, rows of memory its columns, eight
+// at a time. A product does not mind the order of what it sums, so a lane's elements of a row in
+// two steps, 2 x 2 and 2 x 2, are eight neighbours in memory: rows come as 16-byte loads straight
+// from where they lie, into the registers that `mma` wants. Queries lie in shared memory as it
+// wants them.
 
-// A product does not mind the order of what it sums. So a lane's four elements of a row in two
-// steps of `mma`, 2 x 2 and 2 x 2, are eight neighbours in memory: rows come as 16-byte loads
-// straight from where they lie, and queries as 16-byte loads from shared memory, where a row's
-// stride of an odd number of 64 bytes is free of bank conflicts.
+/// Of kBlocks x 16 queries and 16 rows: c[m][n][j] belongs to query 16 m + lane / 4 + 8 (j / 2) and
+/// row 8 n + 2 (lane % 4) + j % 2.
+template <int kBlocks>
+using Products = float[kBlocks][2][4];
+/// A number for each of a lane's queries, c[m][][2 r] and c[m][][2 r + 1].
+template <int kBlocks>
+using PerQuery = float[kBlocks][2];
 
-/// A lane's part of the rows lane / 4 and lane / 4 + 8 of 16: of 32 columns each it has eight.
+/// A lane's part of the rows lane / 4 (first) and lane / 4 + 8 (second) of 16: of 32 columns each
+/// the eight from 8 (lane % 4) on.
 template <int D>
 struct RowPair {
-  uint4 low[D / 32], high[D / 32];
+  uint4 first[D / 32], second[D / 32];
 
   template <typename T>
   __device__ __forceinline__ void load(const T* row, const T* row8, int d, int lane) {
+    const int column = 8 * (lane % 4);
+    row += column, row8 += column;
+    const auto get = [](const T* p) { return __ldg(reinterpret_cast<const uint4*>(p)); };
+    if (d == D) {
 #pragma unroll
-    for (int b = 0; b < D / 32; ++b) {
-      const int column = 32 * b + 8 * (lane % 4);
-      const bool valid = column < d;
-      low[b] = valid ? __ldg(reinterpret_cast<const uint4*>(row + column)) : uint4{};
-      high[b] = valid ? __ldg(reinterpret_cast<const uint4*>(row8 + column)) : uint4{};
+      for (int b = 0; b < D / 32; ++b) first[b] = get(row + 32 * b), second[b] = get(row8 + 32 * b);
+    } else {
+#pragma unroll
+      for (int b = 0; b < D / 32; ++b) {
+        const bool valid = 32 * b + column < d;
+        first[b] = valid ? get(row + 32 * b) : uint4{};
+        second[b] = valid ? get(row8 + 32 * b) : uint4{};
+      }
     }
   }
 };
 
-/// Routing queries in shared memory.
+/// Routing queries in shared memory: for each 16 and step of 16 columns a fragment, lane by lane.
 template <int D>
 struct StagedQueries {
-  static constexpr int kStride = 2 * D + 64;  // bytes
-  static constexpr int bytes(int columns) { return columns * kStride; }
+  static constexpr int bytes(int queries) { return queries * D * 2; }
   unsigned char* base;
 
-  __device__ __forceinline__ uint4& chunk(int column, int c) const {
-    return *reinterpret_cast<uint4*>(base + column * kStride + 16 * c);
+  /// Columns 8 c, ... of query i.
+  __device__ void set(int i, int c, uint4 v) const {
+    const std::uint32_t word[4] = {v.x, v.y, v.z, v.w};
+    auto* to = reinterpret_cast<std::uint32_t*>(base) + (i / 16 * (D / 16) + c / 4 * 2) * 128 +
+               (i % 8 * 4 + c % 4) * 4 + i / 8 % 2;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) to[w / 2 * 128 + w % 2 * 2] = word[w];
   }
-  /// A lane's part of the queries [column, column + 8) in the columns from 32 b on.
-  __device__ __forceinline__ uint4 part(int column, int b, int lane) const {
-    return chunk(column + lane / 4, 4 * b + lane % 4);
+  /// Fragment a of the queries 16 m, ... in step k.
+  __device__ __forceinline__ uint4 fragment(int m, int k, int lane) const {
+    return *reinterpret_cast<const uint4*>(base + ((m * (D / 16) + k) * 32 + lane) * 16);
   }
 };
 
-/// c += rows times queries(n, b), each 8 columns' part in 32 columns.
-template <typename T, int D, int kN, typename Queries>
-__device__ __forceinline__ void add_products(Products<kN>& c, const RowPair<D>& rows,
+/// c += queries(m, k), fragments as above, times rows.
+template <typename T, int D, int kBlocks, typename Queries>
+__device__ __forceinline__ void add_products(Products<kBlocks>& c, const RowPair<D>& rows,
                                              const Queries& queries) {
 #pragma unroll
-  for (int b = 0; b < D / 32; ++b) {
-    const uint4 &x = rows.low[b], &y = rows.high[b];
-    const std::uint32_t a[2][4] = {{x.x, y.x, x.y, y.y}, {x.z, y.z, x.w, y.w}};
+  for (int k = 0; k < D / 16; ++k) {
+    const uint4 &x = rows.first[k / 2], &y = rows.second[k / 2];
 #pragma unroll
-    for (int n = 0; n < kN; ++n) {
-      const uint4 q = queries(n, b);
-      multiply<T>(c[n], a[0], q.x, q.y);
-      multiply<T>(c[n], a[1], q.z, q.w);
+    for (int m = 0; m < kBlocks; ++m) {
+      const uint4 q = queries(m, k);
+      const std::uint32_t a[4] = {q.x, q.y, q.z, q.w};
+      multiply<T>(c[m][0], a, k % 2 == 0 ? x.x : x.z, k % 2 == 0 ? x.y : x.w);
+      multiply<T>(c[m][1], a, k % 2 == 0 ? y.x : y.z, k % 2 == 0 ? y.y : y.w);
     }
   }
 }
 
-/// Sums over columns [first, first + kN) of 8 of what share of a query's attention one key of the
-/// two rows of a lane has; a lane's part of its quad's. all: totals of the lane's queries, +inf
-/// where there is none.
-template <int kN, int kAll>
-__device__ __forceinline__ float2 add_shares(const Products<kAll>& c, int first, float scale,
-                                             const PerColumn<kAll>& all) {
-  float2 sum{0, 0};
+/// What share of the attention of the lane's queries, of blocks [from, from + kCount), a key of
+/// each of its rows has, summed over the queries: [n][j] of row 8 n + 2 (lane % 4) + j. all:
+/// totals of the queries, +inf where there is none.
+using Shares = float[2][2];
+template <int kCount, int kBlocks>
+__device__ __forceinline__ void add_shares(Shares& share, const Products<kBlocks>& c, int from,
+                                           float scale, const PerQuery<kBlocks>& all) {
 #pragma unroll
-  for (int n = first; n < first + kN; ++n)
+  for (int m = from; m < from + kCount; ++m)
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      sum.x += fast_exp2(fmaf(c[n][j], scale, -all[n][j]));
-      sum.y += fast_exp2(fmaf(c[n][2 + j], scale, -all[n][j]));
-    }
-  return sum;
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        share[n][j % 2] += fast_exp2(fmaf(c[m][n][j], scale, -all[m][j / 2]));
+}
+
+/// This lane keeps one of two numbers and has the other's part from the lane `step` away.
+__device__ __forceinline__ float halve(float low, float high, int step, int lane) {
+  const bool keep_high = (lane & step) != 0;
+  return (keep_high ? high : low) + __shfl_xor_sync(~0u, keep_high ? low : high, step);
+}
+/// The sum over all queries of one row, row_of_sum: complete in every lane.
+__device__ __forceinline__ float sum_queries(const Shares& share, int lane) {
+  const float one = halve(halve(share[0][0], share[1][0], 4, lane),
+                          halve(share[0][1], share[1][1], 4, lane), 8, lane);
+  return one + __shfl_xor_sync(~0u, one, 16);
+}
+__device__ __forceinline__ int row_of_sum(int lane) {
+  return lane / 4 % 2 * 8 + lane % 4 * 2 + lane / 8 % 2;
 }
 
 }  // namespace prescore::cuda
