@@ -38,6 +38,7 @@ const std::vector<Candidate>& methods() {
       {"top-k expected", "topk --key-score expected"},
       {"top-k received", "topk --key-score received"},
       {"HyperAttention", "hyper"},
+      {"Hyper, leaf 4096", "hyper --hyper-leaf 4096 --hyper-block 256 --hyper-samples 256"},
       {"prescored Hyper", "prescored_hyper --key-score leverage"},
       {"routed", "routed"},
   };
