@@ -2,8 +2,10 @@
 """k-means over 131,072 keys x 8 heads, d = 128: prescore beside faiss, alternating, same work.
 
 Both cluster each head on its own: d + 1 clusters, 10 iterations over all keys, then the distance of
-every key to its centroid. prescore seeds with k-means++, faiss with random keys (its default).
-Usage: score_vs_faiss.py --program build/release/bench/score [--threads N] [--repeats 3] [--json FILE]
+every key to its centroid. Keys are Gaussian, f16 here and f32 there; prescore seeds with k-means++, faiss with
+random keys (its default). Needs bench/requirements.txt.
+
+    score_vs_faiss.py --program build/release/bench/score [--threads N] [--repeats 3] [--json FILE]
 """
 import argparse
 import json

@@ -14,6 +14,7 @@
 #include "chart.h"
 #include "errors.h"
 #include "experiment.h"
+#include "methods.h"
 #include "prescore/attention.h"
 
 namespace prescore::experiments {
@@ -184,6 +185,8 @@ void Layer::run() {
 }
 
 }  // namespace
+
+const std::vector<Candidate>& layer_methods() { return methods(); }
 
 void add_layer(CLI::App& experiment) {
   auto args = std::make_shared<Layer>();

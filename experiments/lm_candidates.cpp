@@ -34,6 +34,9 @@ const std::vector<Candidate>& default_candidates() {
       {"half window, received",
        "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
        "--query-stride 2 --half-window"},
+      {"half window, key difference", "topk --key-score keydiff --score-segment 64 --half-window"},
+      {"half window, key difference, pre-RoPE",
+       "topk --key-score keydiff --pre-rope --score-segment 64 --half-window"},
       {"top-k oracle", "topk --key-score oracle"},
       {"HyperAttention", "hyper"},
       {"prescored Hyper, leverage", "prescored_hyper --key-score leverage"},
@@ -71,21 +74,44 @@ std::vector<Candidate> lm_candidates(bool quick) {
 }
 
 const std::vector<Candidate>& lm_ablation() {
-  static const std::vector<Candidate> all = {
-      {"window", "window"},
-      {"no flaw, leverage", "prescored_hyper --key-score leverage"},
-      {"zeroed keys", "prescored_hyper --key-score leverage --flaw-zeroed"},
-      {"samples repeat keys", "prescored_hyper --key-score leverage --flaw-repeats"},
-      {"padding", "prescored_hyper --key-score leverage --flaw-padding"},
-      {"zeroed keys, samples repeat",
-       "prescored_hyper --key-score leverage --flaw-zeroed --flaw-repeats"},
-      {"no flaw, k-means", "prescored_hyper --key-score kmeans"},
-      {"k-means of all heads", "prescored_hyper --key-score kmeans --flaw-flattened"},
-      {"k-means seeded by distance", "prescored_hyper --key-score kmeans --flaw-distance-seeds"},
-      {"near the published code",
-       "prescored_hyper --key-score norm --sinks 0 --window 1 --no-hyper-centred --flaw-zeroed "
-       "--flaw-repeats"},
-  };
+  static const std::vector<Candidate> all = [] {
+    // Sizes of the published code, and its form: no sinks, no window, keys hashed as they are.
+    const auto of = [](const std::string& method, int samples = 256) {
+      return fmt::format(
+          "{} --hyper-leaf 1024 --hyper-block 256 --hyper-samples {} --hyper-selected 2048", method,
+          samples);
+    };
+    const std::string form = " --sinks 0 --window 1 --no-hyper-centred";
+    const std::string leverage = of("prescored_hyper --key-score leverage");
+    const std::string kmeans = of("prescored_hyper --key-score kmeans");
+    const std::string norm = of("prescored_hyper --key-score norm");
+    return std::vector<Candidate>{
+        {"window", "window"},
+        {"routed", "routed"},
+        {"received", of("prescored_hyper --key-score received")},
+        {"leverage", leverage},
+        {"k-means", kmeans},
+        {"norm", norm},
+        {"no samples", of("prescored_hyper --key-score leverage", 0)},
+        {"window 512, samples 128",
+         of("prescored_hyper --key-score leverage", 128) + " --window 512"},
+        {"not centred", leverage + " --no-hyper-centred"},
+        {"not pre-scored", of("hyper")},
+        {"no sinks, no window", leverage + " --sinks 0 --window 1"},
+        {"paper's form", leverage + form},
+        {"paper's form, k-means", kmeans + form},
+        {"paper's form, norm", norm + form},
+        {"paper's form, not pre-scored", of("hyper") + form},
+        {"zeroed keys", leverage + " --flaw-zeroed"},
+        {"samples repeat keys", leverage + " --flaw-repeats"},
+        {"padding", leverage + " --flaw-padding"},
+        {"zeroed keys, samples repeat", leverage + " --flaw-zeroed --flaw-repeats"},
+        {"k-means of all heads", kmeans + " --flaw-flattened"},
+        {"k-means seeded by distance", kmeans + " --flaw-distance-seeds"},
+        {"near the published code", norm + form + " --flaw-zeroed --flaw-repeats"},
+        {"exact to 4,096", leverage + " --dense-until 4096"},
+    };
+  }();
   return all;
 }
 
