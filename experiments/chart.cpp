@@ -142,7 +142,11 @@ std::string line_chart(const std::string& title, const std::vector<Panel>& panel
 
 namespace {
 
-constexpr double kCellX = 46, kCellY = 22, kMapTop = 48, kMapGap = 24;
+constexpr double kCellX = 46, kCellY = 22, kSmallCell = 18, kMapTop = 48, kMapGap = 24;
+constexpr int kKeySteps = 6;
+
+double cell_x(const HeatMap& m) { return m.small ? kSmallCell : kCellX; }
+double cell_y(const HeatMap& m) { return m.small ? kSmallCell : kCellY; }
 
 double names_width(const HeatMap& m) {
   std::size_t longest = 8;
@@ -150,36 +154,55 @@ double names_width(const HeatMap& m) {
   return kLetter * static_cast<double>(longest) + 8;
 }
 double width_of(const HeatMap& m) {
-  return names_width(m) + kCellX * static_cast<double>(m.columns.size());
+  const double title = 7.5 * static_cast<double>(m.title.size());
+  return std::max(title, names_width(m) + cell_x(m) * static_cast<double>(m.columns.size()));
 }
-double height_of(const HeatMap& m) { return kMapTop + kCellY * static_cast<double>(m.rows.size()); }
+double height_of(const HeatMap& m) {
+  return kMapTop + cell_y(m) * static_cast<double>(m.rows.size() + (m.small ? 2 : 0));
+}
 
-std::string draw_cell(double x, double y, double value, double share) {
+std::string colour_of(double share) {
   const auto mix = [&](int low, int high) { return low + static_cast<int>(share * (high - low)); };
-  const std::string fill =
-      fmt::format("#{:02x}{:02x}{:02x}", mix(246, 24), mix(244, 78), mix(236, 120));
-  return svg_rect(x, y, kCellX - 1, kCellY - 1, fill.c_str()) +
-         svg_text(x + kCellX / 2, y + 15, fmt::format("{:.3g}", value),
-                  share > 0.55 ? " font-size=\"11\" fill=\"#fff\" text-anchor=\"middle\""
-                               : " font-size=\"11\" text-anchor=\"middle\"");
+  return fmt::format("#{:02x}{:02x}{:02x}", mix(246, 24), mix(244, 78), mix(236, 120));
+}
+
+std::string draw_cell(const HeatMap& m, double x, double y, double value) {
+  const double share = std::clamp((value - m.least) / (m.most - m.least), 0.0, 1.0);
+  const std::string cell = svg_rect(x, y, cell_x(m) - 1, cell_y(m) - 1, colour_of(share).c_str());
+  if (m.small) return cell;
+  return cell + svg_text(x + kCellX / 2, y + 15,
+                         fmt::format("{:.3g}", std::round(1000 * value) / 1000),
+                         share > 0.55 ? " font-size=\"11\" fill=\"#fff\" text-anchor=\"middle\""
+                                      : " font-size=\"11\" text-anchor=\"middle\"");
+}
+
+// What the colours of small cells mean: their values from least to most.
+std::string draw_key(const HeatMap& m, double x, double y) {
+  std::string out =
+      svg_text(x - 6, y + 13, label(m.least), " font-size=\"11\" text-anchor=\"end\"");
+  for (int i = 0; i < kKeySteps; ++i)
+    out += svg_rect(x + kSmallCell * i, y, kSmallCell - 1, kSmallCell - 1,
+                    colour_of(i / (kKeySteps - 1.0)).c_str());
+  return out + svg_text(x + kSmallCell * kKeySteps + 5, y + 13, label(m.most), " font-size=\"11\"");
 }
 
 std::string draw_map(const HeatMap& m, double left, double top) {
   const double x0 = left + names_width(m), y0 = top + kMapTop;
   std::string out = svg_text(left, top + 16, m.title, kSvgHead);
   for (std::size_t c = 0; c < m.columns.size(); ++c)
-    out += svg_text(x0 + kCellX * (static_cast<double>(c) + 0.5), y0 - 6, m.columns[c],
+    out += svg_text(x0 + cell_x(m) * (static_cast<double>(c) + 0.5), y0 - 6, m.columns[c],
                     " font-size=\"11\" fill=\"#667\" text-anchor=\"middle\"");
   for (std::size_t r = 0; r < m.rows.size(); ++r) {
-    const double y = y0 + kCellY * static_cast<double>(r);
-    out += svg_text(x0 - 6, y + 15, m.rows[r], " font-size=\"11\" text-anchor=\"end\"");
+    const double y = y0 + cell_y(m) * static_cast<double>(r);
+    out += svg_text(x0 - 6, y + (m.small ? 13 : 15), m.rows[r],
+                    " font-size=\"11\" text-anchor=\"end\"");
     for (std::size_t c = 0; c < m.columns.size(); ++c) {
       const double value = m.values[r][c];
       if (std::isfinite(value))
-        out += draw_cell(x0 + kCellX * static_cast<double>(c), y, value,
-                         std::clamp((value - m.least) / (m.most - m.least), 0.0, 1.0));
+        out += draw_cell(m, x0 + cell_x(m) * static_cast<double>(c), y, value);
     }
   }
+  if (m.small) out += draw_key(m, x0, y0 + cell_y(m) * (static_cast<double>(m.rows.size()) + 0.5));
   return out;
 }
 

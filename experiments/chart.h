@@ -27,9 +27,10 @@ struct HeatMap {
   std::vector<std::string> rows, columns;
   std::vector<std::vector<double>> values;  ///< [row][column]; not finite: an empty cell
   double least = 0, most = 1;               ///< ends of the colours
+  bool small = false;                       ///< small cells, a key of the colours for their values
 };
 
-/// Heat maps side by side, as many to a line as fit, each cell with its value.
+/// Heat maps side by side, as many to a line as fit, each cell with its value unless it is small.
 std::string heat_maps(const std::string& title, const std::vector<HeatMap>& maps);
 
 }  // namespace prescore::experiments

@@ -9,14 +9,16 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 
-#include "chart.h"
 #include "common/names.h"
 #include "coverage_reads.h"
+#include "coverage_report.h"
 #include "errors.h"
 #include "experiment.h"
 #include "files.h"
 #include "measure.h"
+#include "methods.h"
 #include "prescore/attention.h"
 #include "reference/reference.h"
 
@@ -25,7 +27,7 @@ namespace {
 
 using nlohmann::json;
 
-const std::vector<Candidate>& methods() {
+const std::vector<Candidate>& all_methods() {
   static const std::vector<Candidate> all = {
       {"window", "window"},
       {"top-k random", "topk --key-score random"},
@@ -55,8 +57,6 @@ const std::vector<Candidate>& methods() {
   return all;
 }
 
-constexpr double kEps[] = {0.001, 0.01, 0.1};
-
 struct Coverage {
   Flags flags;
   cli::ModelFlags model;
@@ -67,16 +67,31 @@ struct Coverage {
   void run();
   void prepare();
   void choose_layers(std::int64_t all);
-  std::map<std::int64_t, Captured> capture(const cli::Model& loaded);
+  std::vector<Candidate> methods() const;
+  std::vector<llama_token> tokens(const cli::Model& loaded) const;
+  std::map<std::int64_t, Captured> capture(const cli::Model& loaded,
+                                           std::span<const llama_token> tokens);
   std::vector<std::int32_t> positions() const;
   json layer(const Captured& c, Executor& executor) const;
 };
 
-std::map<std::int64_t, Captured> Coverage::capture(const cli::Model& loaded) {
-  const std::vector<llama_token> tokens = loaded.tokenize(cli::read_file(text), ctx);
-  if (static_cast<std::int64_t>(tokens.size()) < ctx)
-    throw cli::BadInput(
-        fmt::format("{} has {} tokens, want at least {}", text, tokens.size(), ctx));
+std::vector<Candidate> Coverage::methods() const {
+  std::vector<Candidate> all = all_methods();
+  if (flags.quick)
+    for (Candidate& c : all) c = keeping_a_quarter(c, ctx);
+  return all;
+}
+
+std::vector<llama_token> Coverage::tokens(const cli::Model& loaded) const {
+  std::vector<llama_token> all = loaded.tokenize(cli::read_file(text), ctx);
+  if (static_cast<std::int64_t>(all.size()) < ctx)
+    throw cli::BadInput(fmt::format("{} has {} tokens, want at least {}", text, all.size(), ctx));
+  all.resize(static_cast<std::size_t>(ctx));
+  return all;
+}
+
+std::map<std::int64_t, Captured> Coverage::capture(const cli::Model& loaded,
+                                                   std::span<const llama_token> tokens) {
   cli::Session session(loaded, model, ctx, ctx, 1);
   Options dense;
   dense.plan.method = Method::kDense;
@@ -119,13 +134,13 @@ std::vector<double> probabilities(const double* q, const reference::Array& k, st
 /// What one method reads of one head.
 struct Share {
   double mass = 0, keys = 0;
-  std::array<double, 3> heavy{};
+  std::array<double, kHeavy.size()> heavy{};
   void add(const std::vector<double>& p, const std::vector<std::int64_t>& read) {
     keys += static_cast<double>(read.size());
     for (const std::int64_t j : read) {
       const double x = p[static_cast<std::size_t>(j)];
       mass += x;
-      for (std::size_t e = 0; e < 3; ++e) heavy[e] += x > kEps[e];
+      for (std::size_t e = 0; e < heavy.size(); ++e) heavy[e] += x > kHeavy[e];
     }
   }
 };
@@ -147,13 +162,13 @@ json Coverage::layer(const Captured& c, Executor& executor) const {
   Overlaps overlaps(all.size());
   for (std::int64_t h = 0; h < h_q; ++h) {
     std::vector<Share> shares(all.size());
-    std::array<double, 3> heavy{};
+    std::array<double, kHeavy.size()> heavy{};
     for (std::size_t i = 0; i < at.size(); ++i) {
       const std::vector<double> p =
           probabilities(q.row(0, h, at[i]), k, h / group, at[i] + 1, double{c.scale});
-      for (std::size_t e = 0; e < 3; ++e)
+      for (std::size_t e = 0; e < heavy.size(); ++e)
         heavy[e] += static_cast<double>(
-            std::count_if(p.begin(), p.end(), [&](double x) { return x > kEps[e]; }));
+            std::count_if(p.begin(), p.end(), [&](double x) { return x > kHeavy[e]; }));
       std::vector<const std::vector<std::int64_t>*> reads;
       for (std::size_t m = 0; m < all.size(); ++m) {
         reads.push_back(&all[m][static_cast<std::size_t>(h)][i]);
@@ -165,71 +180,12 @@ json Coverage::layer(const Captured& c, Executor& executor) const {
       const double n = static_cast<double>(at.size());
       out[m]["mass"].push_back(shares[m].mass / n), out[m]["keys"].push_back(shares[m].keys / n);
       json found = json::array();
-      for (std::size_t e = 0; e < 3; ++e)
+      for (std::size_t e = 0; e < heavy.size(); ++e)
         found.push_back(heavy[e] > 0 ? shares[m].heavy[e] / heavy[e] : 1.0);
       out[m]["heavy"].push_back(found);
     }
   }
   return {{"methods", out}, {"far_overlap", overlaps.means()}};
-}
-
-double mean_of(const json& list) {
-  double sum = 0;
-  for (const json& x : list) sum += x.get<double>();
-  return sum / static_cast<double>(list.size());
-}
-
-// One line a method: keys, mass (its mean and its spread over the heads of all layers), heavy
-// entries.
-std::string mass_table(const std::vector<json>& results, HeatMap& map) {
-  std::vector<std::string> header{"method", "keys", "mass", "least head", "median", "most"};
-  for (const double e : kEps) header.push_back(fmt::format("p > {:g}", e));
-  std::vector<std::vector<std::string>> rows;
-  const double n = static_cast<double>(results.size());
-  for (std::size_t m = 0; m < methods().size(); ++m) {
-    double keys = 0;
-    std::vector<double> heads;
-    std::array<double, 3> heavy{};
-    map.rows.push_back(methods()[m].name);
-    map.values.emplace_back();
-    for (const json& r : results) {
-      const json& own = r.at("methods")[m];
-      map.values.back().push_back(mean_of(own.at("mass")));
-      keys += mean_of(own.at("keys")) / n;
-      for (const json& head : own.at("mass")) heads.push_back(head);
-      for (std::size_t e = 0; e < 3; ++e)
-        for (const json& head : own.at("heavy"))
-          heavy[e] += head[e].get<double>() / static_cast<double>(own.at("heavy").size()) / n;
-    }
-    std::sort(heads.begin(), heads.end());
-    rows.push_back({methods()[m].name, fmt::format("{:.0f}", keys)});
-    for (const double x : {mean_of(heads), heads.front(), heads[heads.size() / 2], heads.back(),
-                           heavy[0], heavy[1], heavy[2]})
-      rows.back().push_back(fmt::format("{:.3f}", x));
-  }
-  return markdown(header, rows);
-}
-
-// Overlaps, a mean over layers; columns are numbered in the order of the rows.
-std::string overlap_table(const std::vector<json>& results, HeatMap& map) {
-  std::vector<std::string> header{"method"};
-  std::vector<std::vector<std::string>> rows;
-  for (std::size_t m = 0; m < methods().size(); ++m) {
-    header.push_back(std::to_string(m + 1));
-    map.columns.push_back(header.back());
-    map.rows.push_back(fmt::format("{} {}", m + 1, methods()[m].name));
-    map.values.emplace_back();
-    rows.push_back({map.rows.back()});
-    for (std::size_t o = 0; o < methods().size(); ++o) {
-      double sum = 0, count = 0;
-      for (const json& r : results)
-        if (const json& x = r.at("far_overlap")[m][o]; x.is_number())
-          sum += x.get<double>(), ++count;
-      map.values.back().push_back(sum / count);  // NaN: no cell
-      rows.back().push_back(count > 0 ? fmt::format("{:.2f}", sum / count) : "");
-    }
-  }
-  return markdown(header, rows);
 }
 
 void Coverage::prepare() {
@@ -254,9 +210,8 @@ void Coverage::run() {
   prepare();
   const cli::Model loaded(model);
   choose_layers(loaded.layers());
-  json settings = common_settings(flags);
+  json settings = common_settings(flags, model.model);
   settings.update({{"experiment", "coverage"},
-                   {"model", std::filesystem::path(model.model).filename().string()},
                    {"text", std::filesystem::path(text).filename().string()},
                    {"ctx", ctx},
                    {"budget", budget},
@@ -264,34 +219,34 @@ void Coverage::run() {
   for (const Candidate& m : methods()) settings["methods"].push_back(m.flags);
   Journal journal(flags.out, "coverage", settings, flags.fresh);
   journal.expect(layers.size());
+  const std::vector<llama_token> read = tokens(loaded);
+  const std::string hash = short_hash(std::as_bytes(std::span(read)));
   std::map<std::int64_t, Captured> inputs;  // read only where a row is missing
   const auto executor = make_executor(flags.thread_count());
-  std::vector<json> results;
-  for (const std::int64_t l : layers)
-    results.push_back(journal
-                          .row({{"layer", l}},
-                               [&] {
-                                 if (inputs.empty()) inputs = capture(loaded);
-                                 return layer(inputs.at(l), *executor);
-                               })
-                          .at("row"));
-  HeatMap mass{"mass read, by layer", {}, {}, {}, 0, 1},
-      overlap{"overlap of far keys (Jaccard)", {}, {}, {}, 0, 1};
-  for (const std::int64_t l : layers) mass.columns.push_back(std::to_string(l));
+  CoverageRows results{layers, {}};
+  for (const std::int64_t l : layers) {
+    const json& row = journal.row({{"layer", l}, {"tokens", hash}}, [&] {
+      if (inputs.empty()) inputs = capture(loaded, read);
+      return layer(inputs.at(l), *executor);
+    });
+    results.rows.push_back(row.at("row"));
+  }
   std::string table = fmt::format(
       "Share of the attention mass and of its heavy entries that is read, mean over layers and "
       "heads, {} tokens, budget {}; mass also of the head that has least, in the median, and "
       "most:\n\n",
       ctx, budget);
-  table += mass_table(results, mass);
+  table += mass_table(results);
   table +=
       "\nOverlap (Jaccard) of the far keys that two methods read, those between the sinks and "
       "the window of top-k; columns are numbered in the order of the rows:\n\n";
-  table += overlap_table(results, overlap);
-  publish(journal, table, heat_maps("Coverage of real attention", {mass, overlap}));
+  table += overlap_table(results);
+  publish(journal, table, coverage_picture(results));
 }
 
 }  // namespace
+
+const std::vector<Candidate>& coverage_methods() { return all_methods(); }
 
 void add_coverage(CLI::App& experiment) {
   auto args = std::make_shared<Coverage>();

@@ -4,6 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <filesystem>
+#include <string_view>
+#include <utility>
 
 #include "commands.h"
 #include "common/names.h"
@@ -11,9 +14,17 @@
 #include "files.h"
 
 namespace prescore::experiments {
+namespace {
+
+bool has(const Candidate& c, std::string_view flag) {
+  return c.flags.find(flag) != std::string::npos;
+}
+
+}  // namespace
 
 void Flags::add_to(CLI::App& app) {
-  app.add_flag("--quick", quick, "A small version, in seconds instead of minutes or hours");
+  app.add_flag("--quick", quick,
+               "A small version, in a minute or less instead of minutes or hours");
   app.add_flag("--fresh", fresh, "Begin anew where rows of an earlier run exist");
   app.add_option("--out", out, "Folder for NAME.json, NAME.md, NAME.svg and the rows so far")
       ->capture_default_str();
@@ -40,6 +51,18 @@ Options options_of(const Candidate& candidate, std::int64_t budget, const cli::M
   Options o = flags.options(model);
   o.plan.method = host::parse_method("method", method);
   return o;
+}
+
+Candidate keeping_a_quarter(Candidate c, std::int64_t keys) {
+  if (c.flags.starts_with("prescored_hyper") && !has(c, "--hyper-selected"))
+    c.flags += fmt::format(" --hyper-selected {}", keys / 4);
+  return c;
+}
+
+Candidate for_few_tokens(Candidate c, std::int64_t tokens) {
+  c = keeping_a_quarter(std::move(c), tokens);
+  if (has(c, "--key-score") && !has(c, "--score-segment")) c.flags += " --score-segment 64";
+  return c;
 }
 
 double keys_per_query(const Counters& c) {
@@ -82,11 +105,15 @@ void publish(const Journal& journal, const std::string& table, const std::string
   fmt::print("{}", table);
 }
 
-nlohmann::json common_settings(const Flags& flags) {
-  return {{"machine", cli::machine_name()},
-          {"threads", flags.thread_count()},
-          {"version", std::string(version())},
-          {"quick", flags.quick}};
+nlohmann::json common_settings(const Flags& flags, const std::string& model) {
+  nlohmann::json settings = {{"machine", cli::machine_name()},
+                             {"threads", flags.thread_count()},
+                             {"version", std::string(version())},
+                             {"quick", flags.quick}};
+  if (model.empty()) return settings;
+  settings["model"] = std::filesystem::path(model).filename().string();
+  settings["model_bytes"] = std::filesystem::file_size(model);
+  return settings;
 }
 
 }  // namespace prescore::experiments

@@ -28,6 +28,13 @@ struct Candidate {
 /// Options of a candidate with a budget. Throws Error or cli::BadInput.
 Options options_of(const Candidate&, std::int64_t budget, const cli::Model* model = nullptr);
 
+/// Prescored HyperAttention keeps a quarter of `keys` unless its flags say how many, others are as
+/// they were: of a text no longer than the default it would keep everything.
+Candidate keeping_a_quarter(Candidate, std::int64_t keys);
+/// The same for a text of few tokens, whose scored far keys end at multiples of 64: by default so
+/// small a budget is all window.
+Candidate for_few_tokens(Candidate, std::int64_t tokens);
+
 /// Mean number of keys that a query read: all of them, and stand-ins beside.
 double keys_per_query(const Counters&);
 double standins_per_query(const Counters&);
@@ -41,8 +48,9 @@ std::string markdown(const std::vector<std::string>& header,
 void publish(const Journal&, const std::string& table, const std::string& svg,
              const std::vector<std::pair<std::string, std::string>>& more = {});
 
-/// {"machine", "threads", "version", "quick"}: what every experiment's settings begin with.
-nlohmann::json common_settings(const Flags&);
+/// {"machine", "threads", "version", "quick"}: what every experiment's settings begin with. With a
+/// model also "model", the name of its file, and "model_bytes", which tells two of a name apart.
+nlohmann::json common_settings(const Flags&, const std::string& model = "");
 
 void add_planted(CLI::App& experiment);
 void add_coverage(CLI::App& experiment);

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 #include <vector>
 
 #include "errors.h"
@@ -16,18 +17,51 @@ namespace prescore::experiments {
 
 using nlohmann::json;
 
+namespace {
+
+class Fnv1a {
+ public:
+  void add(std::span<const std::byte> bytes) {
+    for (const std::byte b : bytes)
+      hash_ = (hash_ ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3u;
+  }
+  std::string text() const { return fmt::format("{:016x}", hash_); }
+
+ private:
+  std::uint64_t hash_ = 0xcbf29ce484222325u;
+};
+
+// Names of the settings that are not the same in both, with commas.
+std::string different(const json& one, const json& other) {
+  if (!one.is_object() || !other.is_object()) return "all";
+  std::string names;
+  const auto collect = [&](const json& from, const json& to, bool both) {
+    for (const auto& [name, value] : from.items())
+      if (const auto at = to.find(name); at == to.end() || (both && *at != value))
+        names += (names.empty() ? "" : ", ") + name;
+  };
+  collect(one, other, true), collect(other, one, false);
+  return names;
+}
+
+}  // namespace
+
+std::string short_hash(std::span<const std::byte> bytes) {
+  Fnv1a hash;
+  hash.add(bytes);
+  return hash.text();
+}
+
 std::string running_build() {
   std::ifstream in("/proc/self/exe", std::ios::binary);
-  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  Fnv1a hash;
   std::vector<char> block(1 << 20);
   bool any = false;
   while (in.read(block.data(), static_cast<std::streamsize>(block.size())), in.gcount() > 0) {
     any = true;
-    for (std::streamsize i = 0; i < in.gcount(); ++i)
-      hash =
-          (hash ^ static_cast<unsigned char>(block[static_cast<std::size_t>(i)])) * 0x100000001b3u;
+    hash.add(std::as_bytes(std::span(block).first(static_cast<std::size_t>(in.gcount()))));
   }
-  return any ? fmt::format("{:016x}", hash) : "unknown";
+  return any ? hash.text() : "unknown";
 }
 
 Journal::Journal(const std::string& folder, const std::string& name, json settings, bool fresh,
@@ -46,9 +80,9 @@ Journal::Journal(const std::string& folder, const std::string& name, json settin
       if (parsed.is_discarded()) break;
       if (first && parsed != settings_)
         throw cli::BadInput(
-            fmt::format("{} holds rows of other settings, want the same, another --out, or --fresh "
-                        "to begin anew",
-                        path_));
+            fmt::format("{} holds rows of other settings ({}), want the same, another --out, or "
+                        "--fresh to begin anew",
+                        path_, different(settings_, parsed)));
       if (first) continue;
       known_.push_back(parsed);
       whole += line + "\n";

@@ -1,22 +1,26 @@
 // Rows of an experiment, kept on disk as they come, so that a run that was stopped goes on.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace prescore::experiments {
 
-/// A hash of the file of the running program; "unknown" where it cannot be read.
+/// A hash of what a row is measured on, for its key: sixteen hexadecimal digits (FNV-1a).
+std::string short_hash(std::span<const std::byte> bytes);
+/// The same of the file of the running program; "unknown" where it cannot be read.
 std::string running_build();
 
 /// One JSON object a line in FOLDER/NAME.jsonl; the first line holds the settings. Each row is
 /// written whole and flushed; a last line that was torn is dropped.
 class Journal {
  public:
-  /// Opens or begins the file. Throws cli::BadInput where it holds rows of other settings and
-  /// `fresh` does not allow to begin anew.
+  /// Opens or begins the file. Throws cli::BadInput, naming what differs, where it holds rows of
+  /// other settings and `fresh` does not allow to begin anew.
   Journal(const std::string& folder, const std::string& name, nlohmann::json settings, bool fresh,
           std::string build = running_build());
 

@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <span>
 
 #include "chart.h"
 #include "common/names.h"
@@ -46,9 +47,11 @@ std::pair<std::string, std::string> named(const std::string& text, const char* w
 void Lm::prepare() {
   if (model.model.empty()) throw cli::BadInput("--model is required");
   if (texts.empty()) throw cli::BadInput("--text NAME=FILE is required");
-  if (ctx == 0) ctx = flags.quick ? 2048 : 8192;
+  if (ablation && flags.quick)
+    throw cli::BadInput("--ablation has the sizes of the published code, want it without --quick");
+  if (ctx == 0) ctx = flags.quick ? 1024 : 8192;
   if (budgets.empty())
-    budgets = flags.quick ? std::vector<std::int64_t>{256, 512}
+    budgets = flags.quick ? std::vector<std::int64_t>{256}
                           : std::vector<std::int64_t>{256, 512, 1024, 2048};
   model.threads = flags.thread_count();
   model.check();
@@ -61,7 +64,10 @@ std::vector<Candidate> Lm::candidates() const {
     all.push_back({label, rest});
   }
   if (!all.empty()) return all;
-  return ablation ? lm_ablation() : lm_candidates(flags.quick);
+  all = ablation ? lm_ablation() : lm_candidates(flags.quick);
+  if (flags.quick)
+    for (Candidate& c : all) c = for_few_tokens(c, ctx);
+  return all;
 }
 
 // Dense reads everything at any budget; its plain form stands before the candidates anyway.
@@ -158,12 +164,8 @@ void Lm::run() {
   prepare();
   const std::vector<Candidate> all = candidates();
   const cli::Model loaded(model);
-  json settings = common_settings(flags);
-  settings.update({{"experiment", "lm"},
-                   {"model", std::filesystem::path(model.model).filename().string()},
-                   {"ctx", ctx},
-                   {"chunks", chunks},
-                   {"score", score}});
+  json settings = common_settings(flags, model.model);
+  settings.update({{"experiment", "lm"}, {"ctx", ctx}, {"chunks", chunks}, {"score", score}});
   Journal journal(flags.out, name, settings, flags.fresh);
   std::size_t rows = 1;
   for (const Candidate& c : all) rows += budgets_of(c).size();
@@ -178,10 +180,15 @@ void Lm::run() {
       throw cli::BadInput(
           fmt::format("{} has {} tokens, want at least {}", path, tokens.size(), ctx * chunks));
     const std::string& text_name = label;
+    const std::string hash =
+        short_hash(std::as_bytes(std::span(tokens).first(static_cast<std::size_t>(ctx * chunks))));
     const auto measure = [&](const Candidate& c, const std::string& set, std::int64_t budget) {
       const Candidate exact = sized(c, budget);
-      const json key = {
-          {"text", text_name}, {"layers", set}, {"flags", exact.flags}, {"budget", budget}};
+      const json key = {{"text", text_name},
+                        {"tokens", hash},
+                        {"layers", set},
+                        {"flags", exact.flags},
+                        {"budget", budget}};
       const json& row = journal.row(key, [&] {
         cli::Setting setting{"", ablated(exact, std::max<std::int64_t>(1, budget), &loaded),
                              host::parse_layers("--layers", set, loaded.layers())};
@@ -208,9 +215,10 @@ void add_lm(CLI::App& experiment) {
   args->flags.add_to(*sub);
   sub->add_option("--model,-m", args->model.model, "GGUF model");
   sub->add_option("--text,-f", args->texts, "NAME=FILE, several times");
-  sub->add_option("--ctx,-c", args->ctx, "Tokens (default: 8192, quick 2048)");
+  sub->add_option("--ctx,-c", args->ctx, "Tokens (default: 8192, quick 1024)");
   sub->add_option("--chunks", args->chunks, "Contexts of each text")->capture_default_str();
-  sub->add_option("--budget", args->budgets, "Keys, several (default: 256,512,1024,2048)")
+  sub->add_option("--budget", args->budgets,
+                  "Keys, several (default: 256,512,1024,2048, quick 256)")
       ->delimiter(',');
   sub->add_option("--layers", args->layers, "Layers replaced: all, even, odd, first:N, last:N")
       ->delimiter(',')

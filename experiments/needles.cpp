@@ -9,6 +9,10 @@
 namespace prescore::experiments {
 namespace {
 
+constexpr const char* kSyllables[] = {"ba",  "den", "fi",   "gor", "hu",   "kel", "la",
+                                      "mi",  "nor", "pu",   "ra",  "sel",  "ti",  "vo",
+                                      "wen", "zu",  "char", "bri", "stan", "mol"};
+
 class Generator {
  public:
   explicit Generator(std::uint64_t seed) : random_(seed) {}
@@ -21,15 +25,19 @@ class Generator {
     return list[below(static_cast<std::int64_t>(n))];
   }
   std::string number() { return fmt::format("{}", 1000000 + below(9000000)); }
-  /// A word that was not given before.
+  /// A word that was not given before: three syllables, and when all of these are given, pairs of
+  /// them joined by letters that are in none, so that no word of three is part of a longer one. No
+  /// syllable begins another: each choice of syllables is a word of its own.
   std::string word() {
-    static constexpr const char* kSyllables[] = {"ba",  "den", "fi",   "gor", "hu",   "kel", "la",
-                                                 "mi",  "nor", "pu",   "ra",  "sel",  "ti",  "vo",
-                                                 "wen", "zu",  "char", "bri", "stan", "mol"};
     std::string w;
     do {
-      w = one_of(kSyllables) + one_of(kSyllables) + one_of(kSyllables);
+      w = syllables(pairs_ == 0 ? 3 : 2);
+      for (int i = 1; i < pairs_; ++i) w += "qu" + syllables(2);
     } while (!words_.insert(w).second);
+    if (--left_ == 0) {
+      pairs_ = std::max(2, pairs_ + 1), left_ = 1;
+      for (int i = 0; i < pairs_; ++i) left_ *= 20 * 20;
+    }
     return w;
   }
   std::string name() {
@@ -55,7 +63,9 @@ class Generator {
         "while the others slept",       "after supper",
         "for the third time that year", "without a word",
         "in the first days of autumn",  "as the lamps were lit"};
-    return one_of(kWho) + " " + one_of(kDid) + " " + one_of(kWhat) + " " + one_of(kWhen) + ".";
+    // Drawn from the last to the first, as syllables are.
+    const std::string when = one_of(kWhen), what = one_of(kWhat), did = one_of(kDid);
+    return one_of(kWho) + " " + did + " " + what + " " + when + ".";
   }
   /// Puts `lines` into sentences at places spread evenly, or the first at `depth`.
   std::string haystack(std::int64_t size, std::vector<std::string> lines, double depth,
@@ -78,8 +88,17 @@ class Generator {
   }
 
  private:
+  // From the last to the first, as in the rows that are published.
+  std::string syllables(int n) {
+    std::string s;
+    while (n-- > 0) s = one_of(kSyllables) + s;
+    return s;
+  }
+
   std::mt19937_64 random_;
   std::set<std::string> words_;
+  int pairs_ = 0;                     // of a word; 0: three syllables
+  std::int64_t left_ = 20 * 20 * 20;  // words of so many that were not given
 };
 
 std::string needle(const std::string& key, const std::string& value) {

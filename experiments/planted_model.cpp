@@ -114,7 +114,8 @@ AttentionError attention_error(const Planted& p, Options options, Executor& exec
   std::vector<float> want, got;
   attend(dense, want);
   AttentionError result;
-  result.keys = keys_per_query(attend(options, got));
+  const Counters read = attend(options, got);
+  result.keys = keys_per_query(read), result.standins = standins_per_query(read);
   double difference = 0, whole = 0;
   for (std::size_t i = 0; i < want.size(); ++i) {
     difference += std::pow(double{got[i]} - double{want[i]}, 2);

@@ -39,8 +39,9 @@ double recovery(const Planted&, const ScoreOptions&, Executor&);
 double isolated(const Planted&, const ScoreOptions&, Executor&);
 
 struct AttentionError {
-  double error = 0;  ///< of the output, relative to that of dense attention
-  double keys = 0;   ///< keys read by a query
+  double error = 0;     ///< of the output, relative to that of dense attention
+  double keys = 0;      ///< keys read by a query
+  double standins = 0;  ///< and stand-ins
 };
 /// Not causal, so that nothing is read for its place but by the window.
 AttentionError attention_error(const Planted&, Options, Executor&);

@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <functional>
+#include <iterator>
 #include <memory>
 
 #include "chart.h"
@@ -11,6 +11,7 @@
 #include "errors.h"
 #include "experiment.h"
 #include "measure.h"
+#include "methods.h"
 #include "needles.h"
 
 namespace prescore::experiments {
@@ -39,6 +40,8 @@ struct Retrieval {
 
   void run();
   void prepare();
+  std::vector<Candidate> candidates() const;
+  std::vector<Needle> kinds() const;
   /// Where the needles of a kind lie; those that are spread have one place.
   std::vector<double> depths_of(Needle kind) const;
   /// Budgets of a method; dense has one, everything.
@@ -128,21 +131,33 @@ void Retrieval::prepare() {
   model.check();
 }
 
+std::vector<Candidate> Retrieval::candidates() const {
+  std::vector<Candidate> all = methods();
+  if (flags.quick)
+    for (Candidate& c : all) c = for_few_tokens(c, ctx);
+  return all;
+}
+
+// The quick ones have short answers.
+std::vector<Needle> Retrieval::kinds() const {
+  if (flags.quick) return {Needle::kSingle, Needle::kMultiValue};
+  return {std::begin(kNeedles), std::end(kNeedles)};
+}
+
 std::vector<double> Retrieval::depths_of(Needle kind) const {
   if (kind != Needle::kSingle && kind != Needle::kMultiKey) return {0};
-  return flags.quick ? std::vector<double>{0.1, 0.5, 0.9}
-                     : std::vector<double>{0.05, 0.25, 0.5, 0.75, 0.95};
+  return flags.quick ? std::vector<double>{0.5} : std::vector<double>{0.05, 0.25, 0.5, 0.75, 0.95};
 }
 
 // One a kind of task: methods and budgets down, depths across.
 std::vector<HeatMap> Retrieval::empty_maps() const {
   std::vector<HeatMap> maps;
-  for (const Needle kind : kNeedles) {
+  for (const Needle kind : kinds()) {
     HeatMap map{name_of(kind), {}, {}, {}, 0, 1};
     const std::vector<double> depths = depths_of(kind);
     for (const double depth : depths)
-      map.columns.push_back(depths.size() == 1 ? "spread" : fmt::format("{:.0f} %", 100 * depth));
-    for (const Candidate& m : methods())
+      map.columns.push_back(depth > 0 ? fmt::format("{:.0f} %", 100 * depth) : "spread");
+    for (const Candidate& m : candidates())
       for (const std::int64_t size : sizes_of(m))
         map.rows.push_back(m.flags == "dense" ? m.name : fmt::format("{}, {}", m.name, size));
     maps.push_back(std::move(map));
@@ -181,11 +196,8 @@ void Retrieval::run() {
   const cli::Model loaded(model);
   cli::Session session(loaded, model, ctx, std::min<std::int64_t>(ctx, 8192),
                        std::min<std::int64_t>(ctx, 1024));
-  json settings = common_settings(flags);
-  settings.update({{"experiment", "retrieval"},
-                   {"model", std::filesystem::path(model.model).filename().string()},
-                   {"ctx", ctx},
-                   {"samples", samples}});
+  json settings = common_settings(flags, model.model);
+  settings.update({{"experiment", "retrieval"}, {"ctx", ctx}, {"samples", samples}});
   Journal journal(flags.out, "retrieval", settings, flags.fresh);
   std::vector<HeatMap> maps = empty_maps();
   std::size_t cells = 0;
@@ -193,12 +205,12 @@ void Retrieval::run() {
   journal.expect(cells * static_cast<std::size_t>(samples));
 
   std::vector<std::vector<std::string>> rows;
-  for (const Candidate& m : methods()) {
+  for (const Candidate& m : candidates()) {
     for (const std::int64_t size : sizes_of(m)) {
       rows.push_back({m.name, m.flags == "dense" ? "all" : std::to_string(size)});
       Sums sums;
       for (std::size_t kind = 0; kind < maps.size(); ++kind) {
-        const Needle needle = kNeedles[kind];
+        const Needle needle = kinds()[kind];
         double mean = 0;
         maps[kind].values.emplace_back();
         for (const double depth : depths_of(needle)) {
@@ -218,7 +230,7 @@ void Retrieval::run() {
     }
   }
   std::vector<std::string> header{"method", "budget"};
-  for (const Needle kind : kNeedles) header.push_back(name_of(kind));
+  for (const Needle kind : kinds()) header.push_back(name_of(kind));
   header.insert(header.end(), {"forced tokens", "keys"});
   publish(journal,
           fmt::format("Share of the answers that greedy generation gives, {} tokens:\n\n", ctx) +
@@ -229,6 +241,8 @@ void Retrieval::run() {
 
 }  // namespace
 
+const std::vector<Candidate>& retrieval_methods() { return methods(); }
+
 void add_retrieval(CLI::App& experiment) {
   auto args = std::make_shared<Retrieval>();
   CLI::App* sub =
@@ -237,7 +251,7 @@ void add_retrieval(CLI::App& experiment) {
   sub->add_option("--model,-m", args->model.model, "GGUF model");
   sub->add_option("--ctx,-c", args->ctx, "Tokens of a task (default: 4096, quick 1024)");
   sub->add_option("--samples", args->samples, "Tasks of each kind (default: 3, quick 1)");
-  sub->add_option("--budget", args->budgets, "Keys, several (default: 256,512,1024)")
+  sub->add_option("--budget", args->budgets, "Keys, several (default: 256,512,1024, quick 256)")
       ->delimiter(',');
   sub->callback([args] { args->run(); });
 }

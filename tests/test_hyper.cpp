@@ -8,10 +8,9 @@
 #include <map>
 #include <numbers>
 #include <set>
-#include <tuple>
 
 #include "plan/lsh.h"
-#include "support/cases.h"
+#include "support/reads.h"
 
 namespace prescore::test {
 namespace {
@@ -85,34 +84,8 @@ Trial random_trial(std::uint64_t seed, Method method) {
   return {Data(c), o, random_scores(c, seed), {}};
 }
 
-using Query = std::tuple<std::int64_t, std::int64_t, std::int64_t>;  // batch, head, position
-using Reads = std::map<std::int64_t, float>;                         // key, log-weight
-
-// What every query reads over all parts; a key read twice fails.
 std::map<Query, Reads> reads_of(const Trial& t, const Plan& plan) {
-  const Case& c = t.data.shape;
-  const Visibility see = t.data.visibility();
-  std::map<Query, Reads> all;
-  for (std::size_t i = 0; i < plan.tiles.size(); ++i) {
-    const Tile& tile = plan.tiles[i];
-    std::vector<Lane> lanes;
-    if (tile.lanes != nullptr)
-      lanes.assign(tile.lanes + tile.first, tile.lanes + tile.last);
-    else
-      for (std::int64_t h = tile.head; h < tile.head + c.h_q / c.h_kv; ++h)
-        for (std::int64_t q = tile.first; q < tile.last; ++q)
-          lanes.push_back({static_cast<std::int32_t>(h), static_cast<std::int32_t>(q)});
-    for (const Lane& lane : lanes) {
-      Reads& reads = all[{tile.batch, lane.head, c.n_kv - c.n_q + lane.query}];
-      const reference::Reads here = reference::reads_of(plan.reads[i], see.end(lane.query));
-      for (std::size_t e = 0; e < here.keys.size(); ++e) {
-        const bool first = reads.emplace(here.keys[e], here.log_weights[e]).second;
-        EXPECT_TRUE(first) << "key " << here.keys[e] << " twice";
-        EXPECT_LT(here.keys[e], see.end(lane.query)) << "a later key";
-      }
-    }
-  }
-  return all;
+  return reads_by_query(t.data.shape, t.data.visibility(), plan);
 }
 
 class Hyper : public testing::TestWithParam<Method> {};
@@ -430,39 +403,6 @@ TEST(FlattenedScores, AreOfTheKeysOfAllHeads) {
     o.plan.flaws.flattened = true;
     attention(flattened.q.view(), flattened.k.view(), flattened.v.view(), flattened.state(), o);
     EXPECT_EQ(own.o.same_bits(flattened.o), heads == 1);
-  }
-}
-
-// The same reads whether a text arrives at once, in chunks, or token by token (with strict tiles).
-TEST(HyperCausal, ChunksReadTheSame) {
-  for (const auto& [routing, leaf] : {std::pair{Routing::kTile, 64},
-                                      {Routing::kStrict, 64},
-                                      {Routing::kTile, 0},
-                                      {Routing::kStrict, 0}}) {
-    Trial whole = random_trial(3, Method::kHyper);
-    Case c;
-    c.h_q = 4, c.h_kv = 2, c.n_q = c.n_kv = 640, c.kv_type = DType::kF16;
-    whole.data = Data(c);
-    whole.options = small_plan(Method::kHyper, leaf > 0 ? 40 : 150);
-    whole.options.routing = routing;
-    whole.options.hyper = {.projections = 4, .block = 12, .samples = 9, .leaf = leaf};
-    const auto planner = whole.planner();
-    const auto want =
-        reads_of(whole, make_plan(whole.data.inputs(), *planner, *make_serial_executor()));
-    std::map<Query, Reads> got;
-    for (std::int64_t first = 0; first < c.n_kv; first += 160) {
-      Trial part = whole;
-      part.data.shape.n_q = 160, part.data.shape.n_kv = first + 160;
-      PlanInputs in = whole.data.plan_inputs();
-      in.q = whole.data.q.slice(first, first + 160), in.k = whole.data.k.slice(0, first + 160);
-      in.visibility.n_q = 160, in.visibility.n_kv = first + 160;
-      const auto chunk = make_planner(in, whole.options);
-      AttendInputs attend_in = whole.data.inputs();
-      attend_in.q = in.q, attend_in.k = in.k, attend_in.v = whole.data.v.slice(0, first + 160);
-      attend_in.visibility = in.visibility;
-      got.merge(reads_of(part, make_plan(attend_in, *chunk, *make_serial_executor())));
-    }
-    EXPECT_EQ(got, want) << "leaf " << leaf;
   }
 }
 

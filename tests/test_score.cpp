@@ -94,15 +94,19 @@ TEST(Score, GaussianNormIsItsFormula) {
   Storage k(DType::kF32, {1, 1, 100, 6});
   std::mt19937_64 random(1);
   k.fill_normal(random);
-  const auto norm = reference::key_norms(head(k, 0, 0, 100), 6);
-  double squares = 0;
-  for (const double x : norm) squares += x * x;
-  for (const double sigma : {0.0, 0.7, 3.0}) {
-    const auto s = score(k, 100, {.score = Score::kGaussianNorm, .sigma = sigma});
-    const double variance = sigma > 0 ? sigma * sigma : squares / 100;
-    for (std::size_t i = 0; i < 100; ++i)
-      ASSERT_NEAR(s[i], std::exp(-norm[i] * norm[i] / 2 / variance), 1e-6);
-  }
+  for (std::int64_t i = 0; i < 100; ++i) k.set(0, 0, i, 2, 2 + k.get(0, 0, i, 2));  // a mean
+  const auto keys = head(k, 0, 0, 100);
+  for (const bool centred : {false, true})
+    for (const std::int64_t fit : {40, 100})
+      for (const double sigma : {0.0, 0.7, 3.0}) {
+        ScoreOptions o{.score = Score::kGaussianNorm, .sigma = sigma, .fit = fit};
+        o.centred = centred;
+        const auto got = score(k, 100, o);
+        const auto want = reference::gaussian_norm(
+            centred ? reference::centred(keys, 6, fit) : keys, 6, sigma, fit);
+        for (std::size_t i = 0; i < 100; ++i)
+          ASSERT_NEAR(got[i], want[i], 1e-6) << "centred " << centred << ", sigma " << sigma;
+      }
 }
 
 TEST(Score, RandomIsUniformAndByCounter) {

@@ -5,8 +5,6 @@
 #include <limits>
 #include <numeric>
 
-#include "common/random.h"
-#include "score/clusters.h"
 #include "support/scores.h"
 
 namespace prescore::test {
@@ -81,40 +79,6 @@ TEST(ScoreClusters, KernelKMeansFindsSeparatedBlobs) {
     o.kernel = KernelKMeans::kFeatures, o.sigma = 5;
     const auto got = x.scores(o, ClusterScore::kDistance);
     x.expect_scores(o, {got.begin(), got.end()});
-  }
-}
-
-// Random keys have no clusters of their own: the same seeds must take the same way.
-TEST(ScoreClusters, KMeansOfAnyKeysIsLloydFromItsSeeds) {
-  constexpr std::int64_t kN = 700, kD = 6;
-  const auto serial = make_serial_executor();
-  for (std::uint64_t seed = 0; seed < 5; ++seed) {
-    Storage k(DType::kF32, {1, 1, kN, kD});
-    std::mt19937_64 random(seed);
-    k.fill_normal(random);
-    for (std::int64_t i = 0; i < kN; ++i) k.set(0, 0, i, 2, 3 + k.get(0, 0, i, 2));  // a mean
-    const HeadKeys rows(k.view(), 0, 0, 0, kN, *serial);
-    const auto distance2 = [&](std::int64_t i, std::int64_t j) {
-      return (rows.rows().row(i) - rows.rows().row(j)).squaredNorm();
-    };
-    const auto seeds = seed_rows(rows, kD + 1, mix(seed), *serial, distance2);
-    const auto keys = head(k, 0, 0, kN);
-    double last = std::numeric_limits<double>::infinity();
-    for (const std::int64_t iterations : {0, 1, 10, 200}) {
-      const auto want = reference::lloyd(keys, kD, seeds, iterations + 1);
-      const auto got =
-          score(k, kN, {.score = Score::kKMeans, .seed = seed, .iterations = iterations});
-      double objective = 0;
-      for (std::size_t i = 0; i < got.size(); ++i) {
-        ASSERT_NEAR(got[i], want.distance[i], 1e-4) << iterations << " iterations, key " << i;
-        objective += want.distance[i] * want.distance[i];
-      }
-      EXPECT_LE(objective, last);
-      last = objective;
-      if (iterations < 200) continue;
-      const auto fixed = reference::distance_to_own_mean(keys, kD, want.cluster);
-      for (std::size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], fixed[i], 1e-4);
-    }
   }
 }
 

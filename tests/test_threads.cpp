@@ -88,6 +88,38 @@ TEST(PlanThreads, SamePlan) {
   }
 }
 
+// Tiles share what was chosen before a boundary, also where nothing was.
+TEST(PlanThreads, SamePlanWhereNothingIsChosen) {
+  Case c;
+  c.b = 2, c.h_q = 4, c.h_kv = 2, c.n_q = 900, c.n_kv = 3000, c.d = 8, c.d_v = 8;
+  const Data data(c);
+  const std::vector<float> scores(static_cast<std::size_t>(c.b * c.h_kv * c.n_kv), -1.0f);
+  PlanOptions threshold = small_plan(Method::kTopK, 700);
+  threshold.tile = 16, threshold.selection = Selection::kThreshold, threshold.least_score = 1;
+  PlanOptions competing = threshold, drawn = threshold;
+  competing.adaptive = 0.5f;
+  drawn.selection = Selection::kSample;  // in proportion to negative scores
+  for (const PlanOptions& o : {threshold, competing, drawn}) {
+    const Planned want = plan_all(data, o, nullptr, &scores);
+    const ScoreLevel level{0, scores.data(), c.n_kv};
+    for (const int threads : {2, 7}) {
+      const auto executor = make_executor(threads);
+      PlanInputs in = data.plan_inputs(executor->width());
+      in.scores = {&level, 1};
+      const auto planner = make_planner(in, o);
+      const Plan got = make_plan(data.inputs(), *planner, *executor);
+      ASSERT_EQ(got.tiles.size(), want.plan.tiles.size());
+      for (std::size_t t = 0; t < got.tiles.size(); ++t) {
+        const TilePlan& reads = got.reads[t];
+        EXPECT_TRUE(reads.keys.empty());
+        EXPECT_EQ(reads.ranges, want.plan.reads[t].ranges);
+        ASSERT_EQ(reads.ranges.size(), 2u) << "sinks and window";
+        EXPECT_EQ(reads.ranges[1].begin % in.score_segment, 0) << "no far key may be read";
+      }
+    }
+  }
+}
+
 // Calls from several threads at once share nothing that they write.
 TEST(AttentionThreads, SeveralCallsAtOnce) {
   Case c;

@@ -151,7 +151,7 @@ enum class Selection : std::uint8_t {
 /// leaves (the recursion by halves); of each span a query reads the block of its own hash bucket
 /// and a uniform sample of the rest, weighted by (rest / samples). Buckets are in Hamming order:
 /// neighbours differ in one bit. A query's choice depends on nothing but itself and earlier keys,
-/// so that prompts, chunks and single tokens choose alike.
+/// so that prompts, chunks cut at multiples of the tile, and single tokens choose alike.
 ///
 /// By default (leaf 0) the sizes come from PlanOptions::budget, and no query reads more than that:
 /// the leaf is a multiple of the tile (which may shrink) that takes half of what sinks and window

@@ -17,9 +17,8 @@ class TopKPlanner final : public Planner {
         // Not causal: no query knows less than all keys.
         segment_(in.visibility.causal ? in.score_segment
                                       : std::max<std::int64_t>(1, in.visibility.n_kv)),
-        boundaries_(in.visibility.n_kv / segment_ + 1) {
-    best_.resize(static_cast<std::size_t>(in.k.shape[0] * h_kv_ * boundaries_));
-  }
+        boundaries_(in.visibility.n_kv / segment_ + 1),
+        best_(static_cast<std::size_t>(in.k.shape[0] * h_kv_ * boundaries_)) {}
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
     const Layout x = make_layout(in_.visibility, tile, options_, segment_, in_.visibility.n_kv);
@@ -38,18 +37,23 @@ class TopKPlanner final : public Planner {
   bool shared_by_group() const noexcept override { return true; }
 
  private:
+  /// Of one boundary: chosen once, by the first tile that asks. May be empty.
+  struct Best {
+    std::once_flag chosen;
+    std::vector<Choosable> keys;
+  };
+
   // The best far keys before one boundary, best first; all tiles up to the next boundary share
   // them.
   const std::vector<Choosable>& order(std::int64_t bh, const Layout& x) const {
-    auto& best = best_[static_cast<std::size_t>(bh * boundaries_ + x.local / segment_)];
-    const std::scoped_lock lock(mutex_);
-    if (best.empty()) {
+    Best& best = best_[static_cast<std::size_t>(bh * boundaries_ + x.local / segment_)];
+    std::call_once(best.chosen, [&] {
       const float* scores = scores_until(in_, bh, x.local);
       const std::int64_t most = options_.adaptive > 0 ? options_.budget * h_kv_ : options_.budget;
-      best = choose_keys({scores, static_cast<std::size_t>(x.local)}, x.sinks, x.local, most,
-                         options_, bh);
-    }
-    return best;
+      best.keys = choose_keys({scores, static_cast<std::size_t>(x.local)}, x.sinks, x.local, most,
+                              options_, bh);
+    });
+    return best.keys;
   }
 
   // Far keys of head h where all key heads compete (Ada-KV, 2407.11550): a part is the same for
@@ -95,8 +99,7 @@ class TopKPlanner final : public Planner {
   PlanInputs in_;
   PlanOptions options_;
   std::int64_t h_kv_, segment_, boundaries_;
-  mutable std::mutex mutex_;
-  mutable std::vector<std::vector<Choosable>> best_;  // [batch and key head][boundary]
+  mutable std::vector<Best> best_;  // [batch and key head][boundary]
 };
 
 }  // namespace

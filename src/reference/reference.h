@@ -111,10 +111,13 @@ struct Lloyd {
   std::vector<std::int64_t> cluster;
   std::vector<double> distance;
 };
-/// Lloyd's iteration from keys `seeds`: so many rounds of assigning keys and moving centres. An
-/// empty cluster keeps its centre.
+/// Lloyd's iteration from keys `seeds`: so many rounds of assigning keys and moving centres, to the
+/// mean, or, where distances are sums of absolute differences, to the coordinate-wise lower median.
+/// An empty cluster keeps its centre.
 Lloyd lloyd(std::span<const double> keys, std::int64_t d, std::span<const std::int64_t> seeds,
             std::int64_t rounds);
+Lloyd lloyd_median(std::span<const double> keys, std::int64_t d,
+                   std::span<const std::int64_t> seeds, std::int64_t rounds);
 /// Sum of absolute differences of each key to the coordinate-wise lower median of its own cluster.
 std::vector<double> distance_to_own_median(std::span<const double> keys, std::int64_t d,
                                            std::span<const std::int64_t> cluster);
@@ -122,6 +125,12 @@ std::vector<double> distance_to_own_median(std::span<const double> keys, std::in
 /// exp(-|x - y|^2 / 2 sigma^2).
 std::vector<double> kernel_distance(std::span<const double> keys, std::int64_t d,
                                     std::span<const std::int64_t> cluster, double sigma);
+/// Random Fourier features sqrt(2 / m) cos(w.k + b) of each key, for m rows w of d and as many b.
+std::vector<double> fourier_features(std::span<const double> keys, std::int64_t d,
+                                     std::span<const double> w, std::span<const double> b);
+/// exp(-|k|^2 / 2 sigma^2); for sigma 0 that of the mean square of the first `fit` norms.
+std::vector<double> gaussian_norm(std::span<const double> keys, std::int64_t d, double sigma,
+                                  std::int64_t fit);
 /// The bound of LevAttention's universal set, a_i^(p/2) (sum_j w_j)^(p/2 - 1) for the form a_i of
 /// M = sum_j w_j^(1 - 2/p) k_j k_j^T, after so many iterations of the weights from 1: each becomes
 /// w_i^(1 - 2/p) a_i.

@@ -1,8 +1,5 @@
 // Oracle of the stage score.
-#include <algorithm>
 #include <cmath>
-#include <limits>
-#include <map>
 #include <numeric>
 
 #include "reference/reference.h"
@@ -35,23 +32,6 @@ std::vector<double> solve(std::vector<double> a, std::vector<double> y) {
     y[p] /= a[p * d + p];
   }
   return y;
-}
-
-// Mean of each cluster, by name.
-std::map<std::int64_t, std::vector<double>> means(std::span<const double> points, std::int64_t d,
-                                                  std::span<const std::int64_t> cluster) {
-  std::map<std::int64_t, std::vector<double>> sum;
-  std::map<std::int64_t, double> count;
-  for (std::size_t i = 0; i < cluster.size(); ++i) {
-    auto& s = sum[cluster[i]];
-    s.resize(static_cast<std::size_t>(d));
-    for (std::size_t c = 0; c < s.size(); ++c) s[c] += points[i * s.size() + c];
-    count[cluster[i]] += 1;
-  }
-  for (auto& [name, s] : sum) {
-    for (double& x : s) x /= count[name];
-  }
-  return sum;
 }
 
 }  // namespace
@@ -103,97 +83,12 @@ std::vector<double> key_difference(std::span<const double> keys, std::int64_t d,
   return out;
 }
 
-std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int64_t d,
-                                         std::span<const std::int64_t> cluster) {
-  const auto mean = means(keys, d, cluster);
-  std::vector<double> out;
-  for (std::size_t i = 0; i < cluster.size(); ++i) {
-    double sum = 0;
-    for (std::size_t c = 0; c < static_cast<std::size_t>(d); ++c) {
-      const double x = keys[i * static_cast<std::size_t>(d) + c] - mean.at(cluster[i])[c];
-      sum += x * x;
-    }
-    out.push_back(std::sqrt(sum));
-  }
-  return out;
-}
-
-std::vector<double> relative(std::span<const double> distance,
-                             std::span<const std::int64_t> cluster) {
-  std::vector<double> out(distance.begin(), distance.end());
-  std::map<std::int64_t, double> sum;
-  for (std::size_t i = 0; i < out.size(); ++i) sum[cluster[i]] += out[i];
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    out[i] = sum[cluster[i]] > 0 ? out[i] / sum[cluster[i]] : 0;
-  }
-  return out;
-}
-
-Lloyd lloyd(std::span<const double> keys, std::int64_t d, std::span<const std::int64_t> seeds,
-            std::int64_t rounds) {
-  std::map<std::int64_t, std::vector<double>> centres;
-  for (std::size_t c = 0; c < seeds.size(); ++c)
-    centres[static_cast<std::int64_t>(c)] = {keys.data() + seeds[c] * d,
-                                             keys.data() + (seeds[c] + 1) * d};
-  const auto n = static_cast<std::size_t>(rows(keys, d));
-  Lloyd out{std::vector<std::int64_t>(n), std::vector<double>(n)};
-  const auto assign = [&](std::size_t i) {
-    out.distance[i] = std::numeric_limits<double>::infinity();
-    for (const auto& [name, centre] : centres) {
-      double x = 0;
-      for (std::size_t c = 0; c < centre.size(); ++c)
-        x += std::pow(keys[i * centre.size() + c] - centre[c], 2);
-      if (std::sqrt(x) < out.distance[i]) out.distance[i] = std::sqrt(x), out.cluster[i] = name;
-    }
-  };
-  for (std::int64_t round = 0; round < rounds; ++round) {
-    for (std::size_t i = 0; i < n; ++i) assign(i);
-    for (auto& [name, mean] : means(keys, d, out.cluster)) centres[name] = mean;
-  }
-  for (std::size_t i = 0; i < n; ++i) assign(i);
-  return out;
-}
-
-std::vector<double> distance_to_own_median(std::span<const double> keys, std::int64_t d,
-                                           std::span<const std::int64_t> cluster) {
-  const auto width = static_cast<std::size_t>(d);
-  std::map<std::int64_t, std::vector<std::size_t>> members;
-  for (std::size_t i = 0; i < cluster.size(); ++i) members[cluster[i]].push_back(i);
-  std::vector<double> out(cluster.size());
-  for (const auto& [name, own] : members)
-    for (std::size_t c = 0; c < width; ++c) {
-      std::vector<double> x;
-      for (const std::size_t i : own) x.push_back(keys[i * width + c]);
-      std::ranges::sort(x);
-      const double median = x[(x.size() - 1) / 2];
-      for (const std::size_t i : own) out[i] += std::abs(keys[i * width + c] - median);
-    }
-  return out;
-}
-
-std::vector<double> kernel_distance(std::span<const double> keys, std::int64_t d,
-                                    std::span<const std::int64_t> cluster, double sigma) {
-  const std::size_t n = cluster.size();
-  const auto kernel = [&](std::size_t i, std::size_t j) {
-    double x = 0;
-    for (std::size_t c = 0; c < static_cast<std::size_t>(d); ++c) {
-      const double y =
-          keys[i * static_cast<std::size_t>(d) + c] - keys[j * static_cast<std::size_t>(d) + c];
-      x += y * y;
-    }
-    return std::exp(-x / (2 * sigma * sigma));
-  };
-  std::vector<double> out;
-  for (std::size_t i = 0; i < n; ++i) {
-    double count = 0, own = 0, all = 0;
-    for (std::size_t j = 0; j < n; ++j) {
-      if (cluster[j] != cluster[i]) continue;
-      ++count, own += kernel(i, j);
-      for (std::size_t l = 0; l < n; ++l)
-        if (cluster[l] == cluster[i]) all += kernel(j, l);
-    }
-    out.push_back(std::sqrt(std::max(0.0, 1 - 2 * own / count + all / (count * count))));
-  }
+std::vector<double> gaussian_norm(std::span<const double> keys, std::int64_t d, double sigma,
+                                  std::int64_t fit) {
+  std::vector<double> out = key_norms(keys, d);
+  double variance = sigma * sigma;
+  if (sigma == 0) variance = dot(out.data(), out.data(), fit) / static_cast<double>(fit);
+  for (double& x : out) x = std::exp(-x * x / (2 * variance));
   return out;
 }
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# An experiment writes its files, goes on from its rows, and refuses rows of other settings.
+# An experiment writes its files, goes on from its rows, refuses rows of other settings, and does not take
+# rows of another text or model for its own.
 # Usage: test_experiment.sh PROGRAM
 set -uo pipefail
 program=$1
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 source "$(dirname "${BASH_SOURCE[0]}")/expect.sh"
 
 run() { "$program" experiment planted --quick --out "$work/r" "$@" >"$work/out" 2>"$work/err"; }
@@ -14,6 +16,8 @@ expect "the table is on stdout" 'cmp -s "$work/out" "$work/r/planted.md"'
 expect "the window is in the table" 'grep -q "window" "$work/out"'
 expect "the picture is whole" 'grep -q "</svg>" "$work/r/planted.svg" && ! grep -q nan "$work/r/planted.svg"'
 expect "and so is the second" 'grep -q "</svg>" "$work/r/planted-error.svg"'
+expect "stand-ins are counted" 'grep "routed " "$work/out" | grep -q "([0-9]* + [0-9]*)"'
+expect "and left out where they should be" '! grep "no stand-ins" "$work/out" | grep -q "+"'
 expect "rows were computed" 'grep -q "the last in" "$work/err"'
 cp "$work/out" "$work/first"
 
@@ -29,6 +33,28 @@ run --draws 9
 expect "other settings are refused" '[ $? = 2 ] && grep -q "other settings" "$work/err" && [ ! -s "$work/out" ]'
 "$program" experiment lm --out "$work/r" >"$work/out" 2>"$work/err"
 expect "lm without a model is refused" '[ $? = 2 ] && grep -q "model is required" "$work/err"'
+
+lm() { "$program" experiment lm --ctx 128 --method dense=dense --out "$work/lm" "$@" >"$work/out" 2>"$work/err"; }
+model=$(bash "$root/scripts/fetch_model.sh" --print-path)
+if [ -e "$model" ]; then
+  seq -s " " 1 200 >"$work/a.txt"
+  seq -s " " 300 500 >"$work/b.txt"
+  lm -m "$model" --text novel="$work/a.txt"
+  expect "lm succeeds" '[ $? = 0 ]'
+  cp "$work/out" "$work/first"
+  lm -m "$model" --text novel="$work/b.txt"
+  expect "another text of the same name is measured" '[ $? = 0 ] && grep -q "the last in" "$work/err"'
+  expect "with numbers of its own" '! cmp -s "$work/out" "$work/first"'
+  cat "$work/a.txt" "$work/b.txt" >"$work/longer.txt"
+  lm -m "$model" --text novel="$work/longer.txt"
+  expect "the same tokens are the same rows" '[ $? = 0 ] && ! grep -q "the last in" "$work/err"'
+  expect "with the same numbers" 'cmp -s "$work/out" "$work/first"'
+  { cat "$model"; echo; } >"$work/$(basename "$model")"
+  lm -m "$work/$(basename "$model")" --text novel="$work/a.txt"
+  expect "another model of the same name is refused" '[ $? = 2 ] && grep -q "(model_bytes)" "$work/err"'
+else
+  echo "no model at $model: lm is not tested"
+fi
 "$program" experiment nothing >"$work/out" 2>"$work/err"
 expect "an unknown experiment is refused" '[ $? = 2 ]'
 

@@ -2,11 +2,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <map>
+#include <span>
 #include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "chart.h"
 #include "common/layer_set.h"
@@ -92,10 +97,32 @@ TEST_F(JournalTest, RowsOfAnotherBuildAreUsedButTold) {
 }
 
 TEST_F(JournalTest, OtherSettingsAreAnError) {
-  { Journal(folder, "x", {{"a", 1}}, false); }
-  EXPECT_THROW(Journal(folder, "x", {{"a", 2}}, false), cli::BadInput);
+  { Journal(folder, "x", {{"a", 1}, {"b", 1}}, false); }
+  const auto refused = [&](const json& settings) -> std::string {
+    try {
+      Journal(folder, "x", settings, false);
+    } catch (const cli::BadInput& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refused({{"a", 2}, {"b", 1}}).find("settings (a),"), std::string::npos);
+  EXPECT_NE(refused({{"b", 2}, {"c", 1}}).find("settings (b, c, a),"), std::string::npos);
+  EXPECT_EQ(refused({{"b", 1}, {"a", 1}}), "");
   Journal fresh(folder, "x", {{"a", 2}}, true);
   EXPECT_EQ(row(fresh, 1), 100);
+}
+
+TEST(ShortHash, TellsTokensApart) {
+  const auto of = [](const std::vector<std::int32_t>& tokens) {
+    return short_hash(std::as_bytes(std::span(tokens)));
+  };
+  EXPECT_EQ(of({1, 2, 3}), of({1, 2, 3}));
+  EXPECT_NE(of({1, 2, 3}), of({1, 2, 4}));
+  EXPECT_NE(of({1, 2, 3}), of({1, 2}));
+  // Test vectors of FNV-1a.
+  EXPECT_EQ(of({}), "cbf29ce484222325");
+  EXPECT_EQ(short_hash(std::as_bytes(std::span(std::string_view("a")))), "af63dc4c8601ec8c");
 }
 
 TEST(Chart, IsWellFormedWhateverThePoints) {
@@ -115,6 +142,12 @@ TEST(Chart, IsWellFormedWhateverThePoints) {
   const std::string map = heat_maps("m", {{"h", {"r"}, {"a", "b"}, {{0.5, nan}}, 0, 1}});
   EXPECT_EQ(count(map, "nan"), 0u);
   EXPECT_EQ(count(map, ">0.5<"), 1u);
+  HeatMap small{"h", {"r"}, {"a", "b"}, {{0.5, nan}}};
+  small.small = true;
+  const std::string key = heat_maps("m", {small});
+  EXPECT_EQ(count(key, ">0.5<"), 0u);
+  EXPECT_EQ(count(key, ">0<") + count(key, ">1<"), 2u) << "the ends of the colours";
+  EXPECT_EQ(count(key, "<text"), count(key, "</text"));
 }
 
 TEST(Needles, AreThereOnceAndInTheirPlace) {
@@ -140,16 +173,52 @@ TEST(Needles, AreThereOnceAndInTheirPlace) {
   }
 }
 
+// How often each word of a list comes.
+std::map<std::string, int> words_of(const Task& t) {
+  std::map<std::string, int> times;
+  std::istringstream words(t.context.substr(t.context.find('\n')));
+  for (std::string w; words >> w;)
+    if (w.back() != '.') ++times[w];
+  return times;
+}
+
+// The larger list has more words than there are of three syllables; 262,144 tokens ask for it.
 TEST(Needles, AnswersAreTheMostFrequentWords) {
-  for (const Needle kind : {Needle::kCommonWords, Needle::kFrequentWords}) {
-    const Task t = make_task(kind, 4, 400, 0);
-    std::map<std::string, int> times;
-    std::istringstream words(t.context.substr(t.context.find('\n')));
-    for (std::string w; words >> w;)
-      if (w.back() != '.') ++times[w];
-    int least = 1 << 30;
-    for (const std::string& a : t.answers) least = std::min(least, times[a]), times.erase(a);
-    for (const auto& [word, n] : times) EXPECT_LT(n, least) << word;
+  for (const Needle kind : {Needle::kCommonWords, Needle::kFrequentWords})
+    for (const std::int64_t size : {400, 65536}) {
+      const Task t = make_task(kind, 4, size, 0);
+      std::map<std::string, int> times = words_of(t);
+      int least = 1 << 30;
+      for (const std::string& a : t.answers) least = std::min(least, times[a]), times.erase(a);
+      for (const auto& [word, n] : times) {
+        EXPECT_LT(n, least) << word;
+        for (const std::string& a : t.answers)
+          EXPECT_EQ(word.find(a), std::string::npos) << word << " holds the answer " << a;
+      }
+    }
+}
+
+// Published rows are of these, whatever the compiler.
+TEST(Needles, TasksStayAsTheyWere) {
+  EXPECT_EQ(make_task(Needle::kCommonWords, 0, 400, 0).answer(),
+            " banorfi, brihustan, bapusel, gorlahu, vofipu, pudenvo, lativo, rawenti, figorwen, "
+            "lalawen");
+  const std::string text = make_task(Needle::kSingle, 0, 2, 0).context;
+  EXPECT_EQ(text.substr(text.find('\n') + 1),
+            "One of the special magic numbers for vomiwen is: 3023278. The gardener sold a quiet "
+            "valley for the third time that year. The gardener painted a small red house in the "
+            "first days of autumn. ");
+}
+
+// Longer words begin where those of three syllables end.
+TEST(Needles, WordsAreAsManyAsAskedFor) {
+  for (const std::int64_t size : {47000, 65536}) {
+    const std::map<std::string, int> times = words_of(make_task(Needle::kCommonWords, 0, size, 0));
+    const std::int64_t seldom = size - 10 * (size / 20);  // three times each
+    EXPECT_EQ(static_cast<std::int64_t>(times.size()), 10 + (seldom + 2) / 3);
+    std::int64_t longer = 0;
+    for (const auto& [word, n] : times) longer += word.find("qu") != std::string::npos;
+    EXPECT_EQ(longer, std::max<std::int64_t>(0, 10 + (seldom + 2) / 3 - 8000));
   }
 }
 
