@@ -23,11 +23,7 @@
 #include "reference/reference.h"
 
 namespace prescore::experiments {
-namespace {
-
-using nlohmann::json;
-
-const std::vector<Candidate>& all_methods() {
+const std::vector<Candidate>& coverage_methods() {
   static const std::vector<Candidate> all = {
       {"window", "window"},
       {"top-k random", "topk --key-score random"},
@@ -57,6 +53,10 @@ const std::vector<Candidate>& all_methods() {
   return all;
 }
 
+namespace {
+
+using nlohmann::json;
+
 struct Coverage {
   Flags flags;
   cli::ModelFlags model;
@@ -76,7 +76,7 @@ struct Coverage {
 };
 
 std::vector<Candidate> Coverage::methods() const {
-  std::vector<Candidate> all = all_methods();
+  std::vector<Candidate> all = coverage_methods();
   if (flags.quick)
     for (Candidate& c : all) c = keeping_a_quarter(c, ctx);
   return all;
@@ -245,8 +245,6 @@ void Coverage::run() {
 }
 
 }  // namespace
-
-const std::vector<Candidate>& coverage_methods() { return all_methods(); }
 
 void add_coverage(CLI::App& experiment) {
   auto args = std::make_shared<Coverage>();

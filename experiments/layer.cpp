@@ -18,11 +18,7 @@
 #include "prescore/attention.h"
 
 namespace prescore::experiments {
-namespace {
-
-using nlohmann::json;
-
-const std::vector<Candidate>& methods() {
+const std::vector<Candidate>& layer_methods() {
   static const std::vector<Candidate> all = {
       {"dense", "dense"},
       {"window", "window"},
@@ -45,6 +41,10 @@ const std::vector<Candidate>& methods() {
   };
   return all;
 }
+
+namespace {
+
+using nlohmann::json;
 
 struct Layer {
   Flags flags;
@@ -142,7 +142,7 @@ void Layer::run() {
   Journal journal(flags.out, "layer", settings, flags.fresh);
   std::vector<std::int64_t> lengths;
   for (std::int64_t n = 1024; n <= most; n *= 2) lengths.push_back(n);
-  journal.expect(2 * lengths.size() * methods().size());
+  journal.expect(2 * lengths.size() * layer_methods().size());
 
   std::string table;
   std::vector<Panel> panels;
@@ -153,7 +153,7 @@ void Layer::run() {
     std::vector<std::vector<std::string>> rows;
     panels.push_back({causal ? "causal" : "not causal", "tokens", "seconds", {}, true, true});
     std::map<std::int64_t, double> dense;
-    for (const Candidate& m : methods()) {
+    for (const Candidate& m : layer_methods()) {
       rows.push_back({m.name});
       panels.back().series.push_back({m.name, {}, m.name == "dense"});
       std::map<std::int64_t, double> times;
@@ -185,8 +185,6 @@ void Layer::run() {
 }
 
 }  // namespace
-
-const std::vector<Candidate>& layer_methods() { return methods(); }
 
 void add_layer(CLI::App& experiment) {
   auto args = std::make_shared<Layer>();

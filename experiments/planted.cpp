@@ -248,8 +248,7 @@ std::string Run::error_table(Journal& journal, std::vector<Panel>& panels) const
   }
   return fmt::format(
              "\nRelative error of the output by budget, in brackets the keys and the stand-ins "
-             "that "
-             "a query reads, means of {} draws:\n\n",
+             "that a query reads, means of {} draws:\n\n",
              draws) +
          markdown(header, rows);
 }

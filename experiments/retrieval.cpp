@@ -15,11 +15,7 @@
 #include "needles.h"
 
 namespace prescore::experiments {
-namespace {
-
-using nlohmann::json;
-
-const std::vector<Candidate>& methods() {
+const std::vector<Candidate>& retrieval_methods() {
   static const std::vector<Candidate> all = {
       {"dense", "dense"},
       {"window", "window"},
@@ -31,6 +27,10 @@ const std::vector<Candidate>& methods() {
   };
   return all;
 }
+
+namespace {
+
+using nlohmann::json;
 
 struct Retrieval {
   Flags flags;
@@ -132,7 +132,7 @@ void Retrieval::prepare() {
 }
 
 std::vector<Candidate> Retrieval::candidates() const {
-  std::vector<Candidate> all = methods();
+  std::vector<Candidate> all = retrieval_methods();
   if (flags.quick)
     for (Candidate& c : all) c = for_few_tokens(c, ctx);
   return all;
@@ -199,6 +199,7 @@ void Retrieval::run() {
   json settings = common_settings(flags, model.model);
   settings.update({{"experiment", "retrieval"}, {"ctx", ctx}, {"samples", samples}});
   Journal journal(flags.out, "retrieval", settings, flags.fresh);
+  const std::vector<Needle> needles = kinds();
   std::vector<HeatMap> maps = empty_maps();
   std::size_t cells = 0;
   for (const HeatMap& map : maps) cells += map.rows.size() * map.columns.size();
@@ -210,7 +211,7 @@ void Retrieval::run() {
       rows.push_back({m.name, m.flags == "dense" ? "all" : std::to_string(size)});
       Sums sums;
       for (std::size_t kind = 0; kind < maps.size(); ++kind) {
-        const Needle needle = kinds()[kind];
+        const Needle needle = needles[kind];
         double mean = 0;
         maps[kind].values.emplace_back();
         for (const double depth : depths_of(needle)) {
@@ -230,7 +231,7 @@ void Retrieval::run() {
     }
   }
   std::vector<std::string> header{"method", "budget"};
-  for (const Needle kind : kinds()) header.push_back(name_of(kind));
+  for (const Needle kind : needles) header.push_back(name_of(kind));
   header.insert(header.end(), {"forced tokens", "keys"});
   publish(journal,
           fmt::format("Share of the answers that greedy generation gives, {} tokens:\n\n", ctx) +
@@ -240,8 +241,6 @@ void Retrieval::run() {
 }
 
 }  // namespace
-
-const std::vector<Candidate>& retrieval_methods() { return methods(); }
 
 void add_retrieval(CLI::App& experiment) {
   auto args = std::make_shared<Retrieval>();

@@ -44,8 +44,8 @@ class KMeans : public Segment<T, D> {
                   kRows = kSegment / kSplits;
     const int split = warp_ / kColumns, column = warp_ % kColumns;
     float* part = at<float>(shared_, S::sums);  // [splits][panel]
+    if (kPanels == 1) stage(p_.k, p_.d, 0), staged();
     for (int panel = 0; panel < kPanels; ++panel) {
-      if (kPanels == 1) stage(p_.k, p_.d, 0), staged();
       restage(panel);
       float sum[2][4] = {};
       const std::uint32_t from =

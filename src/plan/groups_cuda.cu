@@ -136,7 +136,7 @@ class GroupScorer {
     }
   }
 
-  // Rows of which there are `left` or fewer count for nothing.
+  // Of the blocks from `from` on, rows from `left` on count for nothing.
   template <int kHave>
   __device__ void mask(Products<kHave>& c, int from, int left) const {
     const float never = p_.scale < 0 ? INFINITY : -INFINITY;

@@ -60,6 +60,19 @@ double absolute(std::span<const double> x, std::span<const double> y) {
   return sum;
 }
 
+// Of each key to the centre of its own cluster.
+template <typename Distance, typename Move>
+std::vector<double> to_own(std::span<const double> keys, std::int64_t d,
+                           std::span<const std::int64_t> cluster, const Distance& distance,
+                           const Move& move) {
+  const Centres centres = move(keys, d, cluster);
+  const auto width = static_cast<std::size_t>(d);
+  std::vector<double> out;
+  for (std::size_t i = 0; i < cluster.size(); ++i)
+    out.push_back(distance(keys.subspan(i * width, width), centres.at(cluster[i])));
+  return out;
+}
+
 template <typename Distance, typename Move>
 Lloyd iterate(std::span<const double> keys, std::int64_t d, std::span<const std::int64_t> seeds,
               std::int64_t rounds, const Distance& distance, const Move& move) {
@@ -92,12 +105,7 @@ Lloyd iterate(std::span<const double> keys, std::int64_t d, std::span<const std:
 
 std::vector<double> distance_to_own_mean(std::span<const double> keys, std::int64_t d,
                                          std::span<const std::int64_t> cluster) {
-  const Centres mean = means(keys, d, cluster);
-  const auto width = static_cast<std::size_t>(d);
-  std::vector<double> out;
-  for (std::size_t i = 0; i < cluster.size(); ++i)
-    out.push_back(euclidean(keys.subspan(i * width, width), mean.at(cluster[i])));
-  return out;
+  return to_own(keys, d, cluster, euclidean, means);
 }
 
 std::vector<double> relative(std::span<const double> distance,
@@ -123,12 +131,7 @@ Lloyd lloyd_median(std::span<const double> keys, std::int64_t d,
 
 std::vector<double> distance_to_own_median(std::span<const double> keys, std::int64_t d,
                                            std::span<const std::int64_t> cluster) {
-  const Centres median = medians(keys, d, cluster);
-  const auto width = static_cast<std::size_t>(d);
-  std::vector<double> out;
-  for (std::size_t i = 0; i < cluster.size(); ++i)
-    out.push_back(absolute(keys.subspan(i * width, width), median.at(cluster[i])));
-  return out;
+  return to_own(keys, d, cluster, absolute, medians);
 }
 
 std::vector<double> kernel_distance(std::span<const double> keys, std::int64_t d,
