@@ -116,14 +116,9 @@ class Chooser {
   __device__ void score(int n) {
     const RoutingQueries routing(p_, plan_, tile_, kMine);
     const float* total = route_.total + at_ * kMine;
-    for (int j = thread_; j < kMine * (D / 8); j += kThreads) {
-      const int i = j / (D / 8), c = j % (D / 8);
-      const bool valid = total[i] < INFINITY && 8 * c < p_.d;  // else it has no say
-      queries_.set(i, c,
-                   valid ? *reinterpret_cast<const uint4*>(
-                               routing.query<T>(p_, plan_, tile_, list_number_, i) + 8 * c)
-                         : uint4{});
-    }
+    queries_.template stage<T>(kMine, p_.d, [&](int i) {  // without a total it has no say
+      return total[i] < INFINITY ? routing.query<T>(p_, plan_, tile_, list_number_, i) : nullptr;
+    });
     __syncthreads();
     PerQuery<kBlocks> all;
     uint4 held[kHeld ? D / 16 : 1];

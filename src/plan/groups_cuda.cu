@@ -73,16 +73,12 @@ class GroupScorer {
 
   __device__ void stage_queries() {
     __syncthreads();
-    for (int j = thread_; j < kColumns * (D / 8); j += kThreads) {
-      const int i = j / (D / 8), c = j % (D / 8);
+    queries_.template stage<T>(kColumns, p_.d, [&](int i) {
       const TileInfo t = tile(i / kMine);
       const RoutingQueries routing(p_, plan_, t, kMine);
-      const bool valid = i % kMine < routing.columns && 8 * c < p_.d;
-      queries_.set(i, c,
-                   valid ? *reinterpret_cast<const uint4*>(
-                               routing.query<T>(p_, plan_, t, list_, i % kMine) + 8 * c)
-                         : uint4{});
-    }
+      return i % kMine < routing.columns ? routing.query<T>(p_, plan_, t, list_, i % kMine)
+                                         : nullptr;
+    });
     __syncthreads();
   }
 

@@ -102,6 +102,17 @@ struct StagedQueries {
 #pragma unroll
     for (int w = 0; w < 4; ++w) to[w / 2 * 128 + w % 2 * 2] = word[w];
   }
+  /// By a whole block: `count` queries of d columns from row_of(i), zeros where that is null.
+  template <typename T, typename Row>
+  __device__ void stage(int count, int d, const Row& row_of) const {
+    for (int j = static_cast<int>(threadIdx.x); j < count * (D / 8);
+         j += static_cast<int>(blockDim.x)) {
+      const int i = j / (D / 8), c = j % (D / 8);
+      const T* from = row_of(i);
+      set(i, c,
+          from != nullptr && 8 * c < d ? *reinterpret_cast<const uint4*>(from + 8 * c) : uint4{});
+    }
+  }
   /// Fragment a of the queries 16 m, ... in step k.
   __device__ __forceinline__ uint4 fragment(int m, int k, int lane) const {
     return *reinterpret_cast<const uint4*>(base + ((m * (D / 16) + k) * 32 + lane) * 16);
