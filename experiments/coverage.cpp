@@ -200,9 +200,10 @@ void Coverage::prepare() {
 }
 
 void Coverage::choose_layers(std::int64_t all) {
-  if (layers.empty())
-    for (const int part : {0, 1, 2, 3, 4})
-      layers.push_back(std::min<std::int64_t>(all - 1, part * all / 4));
+  const std::int64_t parts = flags.quick ? std::min<std::int64_t>(5, all) : all;
+  if (layers.empty())  // from the first to the last
+    for (std::int64_t i = 0; i < parts; ++i)
+      layers.push_back(parts > 1 ? i * (all - 1) / (parts - 1) : 0);
   for (const std::int64_t l : layers) host::check_count("layer", l, 0, all - 1);
 }
 
@@ -256,7 +257,8 @@ void add_coverage(CLI::App& experiment) {
   sub->add_option("--ctx,-c", args->ctx, "Tokens (default: 8192, quick 2048)");
   sub->add_option("--budget", args->budget, "Keys that a query reads")->capture_default_str();
   sub->add_option("--queries", args->queries, "Queries looked at")->capture_default_str();
-  sub->add_option("--layer", args->layers, "Layers (default: five, evenly)")->delimiter(',');
+  sub->add_option("--layer", args->layers, "Layers (default: all, quick: five, evenly)")
+      ->delimiter(',');
   sub->callback([args] { args->run(); });
 }
 
