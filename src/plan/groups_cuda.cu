@@ -3,6 +3,7 @@
 // each query's total, once for ranks by shares among it.
 #include "plan/route.cuh"
 #include "plan/route_kernels.cuh"
+#include "plan/totals.cuh"
 
 namespace prescore::cuda {
 namespace {
@@ -10,9 +11,6 @@ namespace {
 constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlock = 16 * kWarps;
 constexpr int kColumns = 64, kAll = kColumns / 16;  // queries, blocks of 16 of them
 constexpr int kEvery = 8;  // of the window's keys in the estimate of all attention
-
-// Sums in the running total are counted from a maximum that follows when it is this far below.
-constexpr float kRoom = 32;
 
 template <int D>
 struct Shared {
@@ -46,9 +44,7 @@ class GroupScorer {
       if (most == 0) continue;
       nodes_ = index_.at(kv_, tile(lead).segment) * index_.nodes;
       stage_queries();
-#pragma unroll
-      for (int m = 0; m < kAll; ++m)
-        for (int r = 0; r < 2; ++r) m_[m][r] = -1e30f, l_[m][r] = 0;
+      totals_.clear();
       pass<true>(most);
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
@@ -148,52 +144,8 @@ class GroupScorer {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       if (groups_[t] - first < 16) mask(c, t * kBlocks, groups_[t] - first);
-      add_totals(c, t * kBlocks, keys, t);
+      totals_.template add<kBlocks>(c, t * kBlocks, t * kBlocks, keys, p_.scale);
     }
-  }
-
-  // Blocks [from, from + kBlocks) of the products, with so many keys a row, join the totals of
-  // tile t.
-  template <int kHave>
-  __device__ void add_totals(const Products<kHave>& c, int from, const Shares& keys, int t) {
-    float x[kBlocks][2][4];
-    const auto find = [&] {  // how far each is above the query's maximum, the furthest of all
-      float most = -INFINITY;
-#pragma unroll
-      for (int m = 0; m < kBlocks; ++m)
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            x[m][n][j] = fmaf(c[from + m][n][j], p_.scale, -m_[t * kBlocks + m][j / 2]);
-            most = fmaxf(most, x[m][n][j]);
-          }
-      return most;
-    };
-    if (find() > kRoom) {
-#pragma unroll
-      for (int m = 0; m < kBlocks; ++m)
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          float &top = m_[t * kBlocks + m][r], best = top;
-#pragma unroll
-          for (int n = 0; n < 2; ++n)
-#pragma unroll
-            for (int j = 0; j < 2; ++j) best = fmaxf(best, c[from + m][n][2 * r + j] * p_.scale);
-          l_[t * kBlocks + m][r] *= fast_exp2(top - best);
-          top = best;
-        }
-      find();
-    }
-#pragma unroll
-    for (int m = 0; m < kBlocks; ++m)
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float& l = l_[t * kBlocks + m][j / 2];
-          l = fmaf(keys[n][j % 2], fast_exp2(x[m][n][j]), l);
-        }
   }
 
   // Keys that are read anyway: all sinks, a sample of the window that the tile's first query sees.
@@ -220,7 +172,7 @@ class GroupScorer {
       for (int n = 0; n < 2; ++n)
         for (int j = 0; j < 2; ++j)
           keys[n][j] = at + 8 * n + lane_ % 4 * 2 + j < sinks ? 1.0f : float{kEvery};
-      add_totals(c, 0, keys, t);
+      totals_.template add<kBlocks>(c, 0, t * kBlocks, keys, p_.scale);
     }
   }
 
@@ -231,11 +183,8 @@ class GroupScorer {
     for (int m = 0; m < kAll; ++m)
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        for (int step = 1; step < 4; step *= 2)
-          merge(m_[m][r], l_[m][r], __shfl_xor_sync(~0u, m_[m][r], step),
-                __shfl_xor_sync(~0u, l_[m][r], step));
-        if (lane_ % 4 == 0)
-          part[warp_ * kColumns + 16 * m + 8 * r + lane_ / 4] = {m_[m][r], l_[m][r]};
+        const float2 total = totals_.of_quad(m, r);
+        if (lane_ % 4 == 0) part[warp_ * kColumns + 16 * m + 8 * r + lane_ / 4] = total;
       }
     __syncthreads();
 #pragma unroll
@@ -254,7 +203,7 @@ class GroupScorer {
           float2 sum = part[t * kMine + i];
           for (int w = 1; w < kWarps; ++w) {
             const float2 more = part[w * kColumns + t * kMine + i];
-            merge(sum.x, sum.y, more.x, more.y);
+            merge_totals(sum.x, sum.y, more.x, more.y);
           }
           const float total = sum.x + log2f(sum.y);
           const bool counts = i < queries && fabsf(total) < INFINITY;
@@ -266,11 +215,6 @@ class GroupScorer {
         }
     }
     __syncthreads();
-  }
-  static __device__ void merge(float& m, float& l, float m2, float l2) {
-    const float best = fmaxf(m, m2);
-    l = l * fast_exp2(m - best) + l2 * fast_exp2(m2 - best);
-    m = best;
   }
 
   // Codes of the rows from `first` on: a lane has one row of one tile, or two.
@@ -320,7 +264,8 @@ class GroupScorer {
   std::uint32_t* my_code_ = nullptr;  // of the tile whose codes the lane writes
   int my_groups_ = 0;
   float my_log_queries_ = 0;
-  PerQuery<kAll> m_, l_, all_;  // running maxima and totals; logarithms of totals
+  Totals<kAll> totals_;
+  PerQuery<kAll> all_;  // their logarithms
 };
 
 template <typename T, int D, int kMine>
