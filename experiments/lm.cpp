@@ -138,8 +138,10 @@ std::string table_of(const std::vector<Line>& lines) {
 }
 
 std::string picture_of(const Lm& lm, const std::vector<Line>& lines) {
+  const bool whole = !lm.flags.quick && lm.methods.empty() && !lm.ablation;
   std::map<std::pair<std::string, std::string>, Panel> panels;
   for (const Line& l : lines) {
+    if (whole && !in_picture(l.method)) continue;
     Panel& panel = panels[{l.text, l.layers}];
     panel.title = l.layers == "all" ? l.text : l.text + ", layers " + l.layers;
     panel.x_label = "keys read per query", panel.y_label = "perplexity", panel.log_y = true;

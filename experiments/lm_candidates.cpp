@@ -73,6 +73,21 @@ std::vector<Candidate> lm_candidates(bool quick) {
   return some;
 }
 
+bool in_picture(std::string_view name) {
+  constexpr std::string_view kDrawn[] = {"dense",
+                                         "window",
+                                         "top-k leverage",
+                                         "top-k k-means",
+                                         "top-k key difference",
+                                         "top-k received",
+                                         "top-k oracle",
+                                         "half window, received",
+                                         "HyperAttention",
+                                         "prescored Hyper, leverage",
+                                         "routed"};
+  return std::ranges::find(kDrawn, name) != std::end(kDrawn);
+}
+
 const std::vector<Candidate>& lm_ablation() {
   static const std::vector<Candidate> all = [] {
     // Sizes of the published code, and its form: no sinks, no window, keys hashed as they are.

@@ -1,6 +1,8 @@
 // What the experiment lm compares, and the flags that only it has.
 #pragma once
 
+#include <string_view>
+
 #include "experiment.h"
 
 namespace prescore::experiments {
@@ -9,6 +11,8 @@ namespace prescore::experiments {
 std::vector<Candidate> lm_candidates(bool quick);
 /// Prescored HyperAttention, and the same with the flaws of the published code one by one.
 const std::vector<Candidate>& lm_ablation();
+/// Whether a picture of the whole list draws this one: it has room for some of each kind.
+bool in_picture(std::string_view name);
 
 /// Windows of a candidate that depend on the budget: --half-window and the like become --window.
 Candidate sized(Candidate, std::int64_t budget);

@@ -74,6 +74,13 @@ TEST(Candidates, QuickOnesAreAmongAll) {
     EXPECT_TRUE(std::ranges::any_of(all, [&](const Candidate& c) { return c.flags == q.flags; }));
 }
 
+// The picture's are found by name, a window among them.
+TEST(Candidates, DrawnOnesAreAmongAll) {
+  const auto all = lm_candidates(false);
+  EXPECT_EQ(std::ranges::count_if(all, [](const Candidate& c) { return in_picture(c.name); }), 10);
+  EXPECT_TRUE(in_picture("window") && in_picture("dense"));
+}
+
 TEST(Candidates, OfOtherExperimentsAreUnderstood) {
   const auto parse = [](const Candidate& c, std::int64_t budget) { return options_of(c, budget); };
   for (const auto& list : {coverage_methods(), layer_methods(), retrieval_methods()}) {
