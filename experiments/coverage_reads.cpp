@@ -98,9 +98,8 @@ Overlaps::Overlaps(std::size_t methods)
 
 void Overlaps::add(const std::vector<const std::vector<std::int64_t>*>& reads, std::int64_t end) {
   const PlanOptions plan;
-  const std::int64_t segment = ScoreOptions{}.segment;
   const std::int64_t last =
-      std::max(plan.sinks, std::max<std::int64_t>(0, end - plan.window) / segment * segment);
+      std::max(plan.sinks, std::max<std::int64_t>(0, end - plan.window) / kFarStep * kFarStep);
   for (std::size_t m = 0; m < reads.size(); ++m) {
     far_[m].assign(std::ranges::lower_bound(*reads[m], plan.sinks),
                    std::ranges::lower_bound(*reads[m], last));

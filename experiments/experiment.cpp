@@ -4,7 +4,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <iterator>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -63,6 +66,17 @@ Candidate for_few_tokens(Candidate c, std::int64_t tokens) {
   c = keeping_a_quarter(std::move(c), tokens);
   if (has(c, "--key-score") && !has(c, "--score-segment")) c.flags += " --score-segment 64";
   return c;
+}
+
+double perplexity_at(const std::map<double, double>& points, double keys) {
+  for (const auto& [other, perplexity] : points)
+    if (std::abs(other / keys - 1) < 0.02) return perplexity;
+  auto high = points.upper_bound(keys);
+  if (high == points.end() || points.size() < 2) return std::numeric_limits<double>::quiet_NaN();
+  if (high == points.begin()) ++high;
+  const auto low = std::prev(high);
+  const double part = std::log(keys / low->first) / std::log(high->first / low->first);
+  return std::exp(std::log(low->second) + part * std::log(high->second / low->second));
 }
 
 double keys_per_query(const Counters& c) {

@@ -1,6 +1,7 @@
 // prescore experiment NAME: what all experiments share.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -34,6 +35,10 @@ Candidate keeping_a_quarter(Candidate, std::int64_t keys);
 /// The same for a text of few tokens, whose scored far keys end at multiples of 64: by default so
 /// small a budget is all window.
 Candidate for_few_tokens(Candidate, std::int64_t tokens);
+
+/// Perplexity at `keys` between the points {keys, perplexity}, in log-log, or at one within 2 % of
+/// it; below the first by the slope of the first two, NaN above the last.
+double perplexity_at(const std::map<double, double>& points, double keys);
 
 /// Mean number of keys that a query read: all of them, and stand-ins beside.
 double keys_per_query(const Counters&);

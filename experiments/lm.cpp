@@ -98,23 +98,14 @@ struct Line {
   json row;
 };
 
-// Perplexity of the window at the same number of keys, between its rows in log-log.
+// Perplexity of the window at the same number of keys.
 double window_at(const std::vector<Line>& lines, const Line& line) {
   std::map<double, double> window;
   for (const Line& l : lines)
     if (l.text == line.text && l.layers == line.layers &&
         (l.method == "window" || l.method == "dense"))
       window[l.row.at("keys")] = l.row.at("ppl");
-  const double keys = line.row.at("keys");
-  const auto near = [&](double other) { return std::abs(other / keys - 1) < 0.02; };
-  for (const auto& [other, ppl] : window)
-    if (near(other)) return ppl;
-  const auto high = window.upper_bound(keys);
-  if (high == window.end() || high == window.begin())
-    return std::numeric_limits<double>::quiet_NaN();
-  const auto low = std::prev(high);
-  const double part = std::log(keys / low->first) / std::log(high->first / low->first);
-  return std::exp(std::log(low->second) + part * std::log(high->second / low->second));
+  return perplexity_at(window, line.row.at("keys"));
 }
 
 std::string table_of(const std::vector<Line>& lines) {

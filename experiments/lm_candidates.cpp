@@ -41,6 +41,7 @@ const std::vector<Candidate>& default_candidates() {
       {"HyperAttention", "hyper"},
       {"prescored Hyper, leverage", "prescored_hyper --key-score leverage"},
       {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans"},
+      {"prescored Hyper, received", "prescored_hyper --key-score received"},
       {"routed", "routed"},
       {"routed, exact to 4,096", "routed --dense-until 4096"},
       {"HyperAttention, exact to 4,096", "hyper --dense-until 4096"},

@@ -297,6 +297,12 @@ TEST_P(Hyper, EqualKeys) {
     }
 }
 
+TEST(PrescoredHyper, HasNoBudgetsThatCompete) {
+  Trial t = random_trial(7, Method::kPrescoredHyper);
+  t.options.adaptive = 0.5f;
+  EXPECT_THROW(t.planner(), Error);
+}
+
 // Prescored with every key selected is HyperAttention; with few, only those are read far back.
 TEST(PrescoredHyper, ReadsOnlySelectedKeysFarBack) {
   Trial t = random_trial(7, Method::kPrescoredHyper);

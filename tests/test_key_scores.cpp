@@ -273,6 +273,22 @@ TEST(KeyScores, BadKeysTeachNothing) {
   }
 }
 
+// What it knew of queries stays where their text is forgotten: here those from 200 on.
+TEST(KeyScores, TheOracleRemembersWhatComes) {
+  const Data data(prompt(320));
+  const auto serial = make_serial_executor();
+  KeyScores knows(small(Score::kOracle)), fresh(small(Score::kOracle));
+  knows.extend(piece(data, 0, 320), *serial);
+  knows.truncate(200);
+  knows.extend(piece(data, 200, 210), *serial), fresh.extend(piece(data, 0, 210), *serial);
+  ASSERT_EQ(knows.size(), 210);
+  const ScoreLevel &a = knows.levels().back(), &b = fresh.levels().back();
+  double change = 0;
+  for (std::int64_t j = 0; j < 64; ++j)
+    change += std::abs(double{a.scores[j]} - double{b.scores[j]});
+  EXPECT_GT(change, 0);
+}
+
 TEST(KeyScores, ScoresOfValuesAreTimesTheirNorm) {
   for (const Score score : {Score::kValueNorm, Score::kExpected, Score::kReceived, Score::kOracle})
     for (const DType type : {DType::kF32, DType::kBF16}) {

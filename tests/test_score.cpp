@@ -261,7 +261,8 @@ TEST(Score, RotationIsUndone) {
   for (const Rotation& r : {Rotation{16, 10000, false, 1}, Rotation{16, 500000, true, 0.25},
                             Rotation{8, 100, false, 1}}) {
     const std::vector<float> turned = rotated(keys, kN, kD, r);
-    for (const Score score : {Score::kLeverage, Score::kKeyDiff, Score::kUniversal}) {
+    for (const Score score :
+         {Score::kLeverage, Score::kKeyDiff, Score::kUniversal, Score::kKMeans}) {
       ScoreOptions o;
       o.score = score;
       const std::vector<float> want = scores(keys, o), without = scores(turned, o);

@@ -36,6 +36,26 @@ TEST(ScoreLeverage, ExactLeverageAgreesWithTheOracle) {
   }
 }
 
+// No ridge at all is exact, of any scale, and keys that are all zero have none.
+TEST(ScoreLeverage, WithoutARidgeItIsExact) {
+  for (const float scale : {1e-3f, 1.0f, 1e3f}) {
+    Storage k(DType::kF32, {1, 1, 200, 9});
+    std::mt19937_64 random(6);
+    k.fill_normal(random);
+    for (std::int64_t i = 0; i < 200; ++i)
+      for (std::int64_t x = 0; x < 9; ++x) k.set(0, 0, i, x, scale * k.get(0, 0, i, x));
+    const auto want = reference::ridge_leverage(head(k, 0, 0, 200), 9, 0, 200);
+    const auto got = score(k, 200, {.score = Score::kLeverage, .ridge = 0});
+    for (std::size_t i = 0; i < 200; ++i) ASSERT_NEAR(got[i], want[i], 1e-6) << scale;
+  }
+  Storage zero(DType::kF32, {1, 1, 200, 9});
+  for (std::int64_t i = 0; i < 200; ++i)
+    for (std::int64_t x = 0; x < 9; ++x) zero.set(0, 0, i, x, 0);
+  for (const double ridge : {0.0, 1e-3})
+    for (const float s : score(zero, 200, {.score = Score::kLeverage, .ridge = ridge}))
+      ASSERT_EQ(s, 0);
+}
+
 // Also of keys that come after the fit.
 TEST(ScoreLeverage, UniversalScoreAgreesWithTheOracle) {
   constexpr std::int64_t kN = 260, kD = 7;

@@ -149,6 +149,33 @@ TEST(Selection, HeadsCompeteWithinTheBudget) {
   for (const std::size_t n : half) EXPECT_GE(2 * n, equal[0]);
 }
 
+// Scores may be negative, or all alike: what counts is how far they are above the head's lowest.
+TEST(Selection, HeadsCompeteByScoresOfAnySign) {
+  const Case c{.b = 1, .h_q = 2, .h_kv = 2, .n_q = 1, .n_kv = 4000};
+  const Data data(c);
+  std::vector<float> scores(2 * 4000);
+  std::mt19937_64 random(1);
+  for (float& s : scores) s = std::exp(std::normal_distribution<float>(0, 1)(random));
+  PlanOptions o = small_plan(Method::kTopK, 1000);
+  o.adaptive = 1;
+  const auto counts = [&](float shift0, float shift1) {
+    std::vector<float> moved = scores;
+    for (std::size_t i = 0; i < moved.size(); ++i) moved[i] += i < 4000 ? shift0 : shift1;
+    std::vector<std::size_t> far(2);
+    const Planned planned = plan_all(data, o, nullptr, &moved);
+    for (std::size_t t = 0; t < planned.plan.reads.size(); ++t)
+      far[static_cast<std::size_t>(planned.plan.tiles[t].head)] = planned.plan.reads[t].keys.size();
+    return far;
+  };
+  const auto both = counts(-1e3f, -1e3f);  // neither head takes all
+  EXPECT_GT(both[0], (both[0] + both[1]) / 3);
+  EXPECT_GT(both[1], (both[0] + both[1]) / 3);
+  EXPECT_EQ(counts(-1e3f, -2e3f), both) << "a shift says nothing";
+  std::fill(scores.begin(), scores.end(), 0.0f);
+  const auto alike = counts(-1, -1);
+  EXPECT_NEAR(static_cast<double>(alike[0]), static_cast<double>(alike[1]), 300);
+}
+
 TEST(Selection, BadInputIsAnError) {
   const Case c{.n_q = 10, .n_kv = 2000};
   const Data data(c);

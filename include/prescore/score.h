@@ -157,7 +157,8 @@ class KeyScores {
   /// is computed anew. Throws Error where shapes differ from the first call.
   void extend(const ScoreInputs&, Executor&);
   /// Forgets keys and queries from position n on. What queries of the last, unfinished level taught
-  /// is forgotten too: it cannot be told apart.
+  /// is forgotten too: it cannot be told apart. The oracle keeps what it has learnt, as it is meant
+  /// to know what comes: queries that are read again count again.
   void truncate(std::int64_t n);
   /// Compares fingerprints of the keys with the cache and truncates at the first segment that was
   /// rewritten. Returns the number of keys still scored.

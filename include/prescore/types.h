@@ -230,8 +230,9 @@ struct PlanOptions {
   float share = 0.9f;           ///< Selection::kShare, 0 to 1
   bool sample_weights = false;  ///< Selection::kSample
   /// Top-k: part of the far keys of each key head for which all key heads of the batch entry
-  /// compete by their shares of their own sums of scores, 0 (none: equal budgets) to 1. The mean
-  /// number of keys read stays within the budget, a single head may exceed it.
+  /// compete by their shares of their own sums of scores (counted from the lowest where that is
+  /// negative), 0 (none: equal budgets) to 1. The mean number of keys read stays within the budget,
+  /// a single head may exceed it.
   float adaptive = 0;
   HyperOptions hyper;
   PublishedFlaws flaws;

@@ -344,6 +344,8 @@ std::unique_ptr<Planner> make_hyper_planner(const PlanInputs& in, const PlanOpti
   if (o.method == Method::kPrescoredHyper && in.scores.empty() &&
       in.visibility.n_kv >= in.score_segment)
     fail("plan", "scores of the prescored hyper planner", "null", "scores of every key");
+  if (o.method == Method::kPrescoredHyper && o.adaptive > 0)
+    fail("plan", "adaptive of prescored hyper", std::to_string(o.adaptive), "0");
   return std::make_unique<HyperPlanner>(in, o);
 }
 

@@ -57,32 +57,38 @@ class TopKPlanner final : public Planner {
   }
 
   // Far keys of head h where all key heads compete (Ada-KV, 2407.11550): a part is the same for
-  // all, the rest goes to the largest shares of the own head's sum of scores.
+  // all, the rest goes to the largest shares of the own head's sum of scores, which count from the
+  // lowest of them where that is negative.
   std::int64_t competed(std::int64_t b, std::int64_t h, const Layout& x) const {
     const auto floor = static_cast<std::int64_t>(
         std::ceil(static_cast<double>(x.far) * (1.0 - double{options_.adaptive})));
     struct Bid {
       double share;
-      std::int64_t head;
+      std::int64_t place, head;  // place: in the head's order, so that equal bids take turns
     };
     std::vector<Bid> bids;
     std::vector<std::int64_t> count(static_cast<std::size_t>(h_kv_));
     std::int64_t open = h_kv_ * x.far;
     for (std::int64_t i = 0; i < h_kv_; ++i) {
       const std::vector<Choosable>& best = order(b * h_kv_ + i, x);
-      double total = 0;
+      double lowest = 0, total = 0;
       for (const Choosable& c : best)
-        if (c.score > 0 && std::isfinite(c.score)) total += double{c.score};
+        if (std::isfinite(c.score)) lowest = std::min(lowest, double{c.score});
+      for (const Choosable& c : best)
+        if (std::isfinite(c.score)) total += double{c.score} - lowest;
       const auto n = static_cast<std::int64_t>(best.size());
       count[static_cast<std::size_t>(i)] = std::min(floor, n);
       open -= std::min(floor, n);
       for (std::int64_t j = floor; j < n; ++j)
-        bids.push_back({total > 0 ? best[static_cast<std::size_t>(j)].rank / total : 0, i});
+        bids.push_back({total > 0 ? (best[static_cast<std::size_t>(j)].rank - lowest) / total
+                                  : 1.0 / static_cast<double>(n),
+                        j, i});
     }
     const auto won = static_cast<std::size_t>(
         std::clamp<std::int64_t>(open, 0, static_cast<std::int64_t>(bids.size())));
-    std::stable_sort(bids.begin(), bids.end(),
-                     [](const Bid& a, const Bid& c) { return a.share > c.share; });
+    std::stable_sort(bids.begin(), bids.end(), [](const Bid& a, const Bid& c) {
+      return a.share != c.share ? a.share > c.share : a.place < c.place;
+    });
     for (std::size_t i = 0; i < won; ++i) ++count[static_cast<std::size_t>(bids[i].head)];
     return count[static_cast<std::size_t>(h)];
   }

@@ -72,7 +72,7 @@ Fitted fit_leverage(const HeadKeys& all, const ScoreOptions& o, std::uint64_t st
     return std::make_unique<LeverageScore>(
         Quadratic(whitener(m, std::max(cut, 1e-12)), true, mean));
   }
-  if (o.leverage != Leverage::kRidge)
+  if (o.leverage != Leverage::kRidge || o.ridge == 0)
     return std::make_unique<LeverageScore>(
         Quadratic(whitener(gram(keys, nullptr, true, executor), cut), true, mean));
   const bool precise = o.ridge < 1e-5;  // single precision is enough where the ridge is not tiny

@@ -16,6 +16,7 @@
 #include "chart.h"
 #include "common/layer_set.h"
 #include "errors.h"
+#include "experiment.h"
 #include "journal.h"
 #include "needles.h"
 
@@ -111,6 +112,16 @@ TEST_F(JournalTest, OtherSettingsAreAnError) {
   EXPECT_EQ(refused({{"b", 1}, {"a", 1}}), "");
   Journal fresh(folder, "x", {{"a", 2}}, true);
   EXPECT_EQ(row(fresh, 1), 100);
+}
+
+TEST(Experiments, PerplexityAtAsManyKeys) {
+  const std::map<double, double> window = {{256, 32}, {1024, 16}, {4096, 8}};
+  EXPECT_DOUBLE_EQ(perplexity_at(window, 260), 32);  // near enough
+  EXPECT_NEAR(perplexity_at(window, 512), std::sqrt(32.0 * 16), 1e-9);
+  EXPECT_NEAR(perplexity_at(window, 2048), std::sqrt(16.0 * 8), 1e-9);
+  EXPECT_NEAR(perplexity_at(window, 64), 64, 1e-9);  // by the slope of the first two
+  EXPECT_TRUE(std::isnan(perplexity_at(window, 5000)));
+  EXPECT_TRUE(std::isnan(perplexity_at({{256, 32}}, 100)));
 }
 
 TEST(ShortHash, TellsTokensApart) {
