@@ -39,5 +39,8 @@ function(prescore_cuda_options target)
       $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall,-Wextra
         $<$<BOOL:${PRESCORE_WERROR}>:-Werror=all-warnings>>)
     target_link_libraries(${target} PRIVATE CUDA::cudart_static)
+    if(CMAKE_CUDA_ARCHITECTURES MATCHES "90a")  # else Hopper takes the kernel for all GPUs
+      target_compile_definitions(${target} PRIVATE PRESCORE_SM90A)
+    endif()
   endif()
 endfunction()

@@ -37,6 +37,7 @@ const std::vector<Candidate>& default_candidates() {
       {"half window, key difference", "topk --key-score keydiff --score-segment 64 --half-window"},
       {"half window, key difference, pre-RoPE",
        "topk --key-score keydiff --pre-rope --score-segment 64 --half-window"},
+      {"half window, oracle", "topk --key-score oracle --score-segment 64 --half-window"},
       {"top-k oracle", "topk --key-score oracle"},
       {"HyperAttention", "hyper"},
       {"prescored Hyper, leverage", "prescored_hyper --key-score leverage"},

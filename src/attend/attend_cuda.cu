@@ -167,7 +167,9 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
 }
 
 // PRESCORE_CUDA_GENERIC=1 takes the kernel for all GPUs everywhere, as tests do.
+// So does a build without the other, whose architectures lack 90a.
 bool on_hopper() {
+#ifdef PRESCORE_SM90A
   const char* generic = std::getenv("PRESCORE_CUDA_GENERIC");
   if (generic != nullptr && *generic == '1') return false;
   int device = 0, major = 0;
@@ -175,6 +177,9 @@ bool on_hopper() {
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attend",
              "the compute capability");
   return major == 9;
+#else
+  return false;
+#endif
 }
 
 }  // namespace

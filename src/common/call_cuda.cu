@@ -101,6 +101,7 @@ void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options
   check_rows(q, "q"), check_rows(k, "k"), check_rows(v, "v");
   check_lengths(q, o);
   const IndexOptions& i = o.index;
+  check_index_options(i);
   check(i.segment == kSegment, "index", "segment with device cuda", i.segment, "512");
   check(i.cluster >= 1 && kSegment / i.cluster >= 1 && kSegment / i.cluster <= kMaxClusters,
         "index", "cluster with device cuda", i.cluster, "8 to 512");

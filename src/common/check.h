@@ -8,6 +8,8 @@
 
 namespace prescore {
 
+struct IndexOptions;
+
 [[noreturn]] inline void fail(std::string_view stage, std::string_view what, std::string_view got,
                               std::string_view want) {
   std::string text;
@@ -29,6 +31,9 @@ inline void check_tensor(const MutTensor& t, std::string_view stage, std::string
 
 /// Throws Error where elements of an output share memory.
 void check_apart(const MutTensor& t, std::string_view stage, std::string_view what);
+
+/// Throws Error where an index cannot be made so, on any device.
+void check_index_options(const IndexOptions&);
 
 /// "[1, 2, 3, 4]"
 std::string to_string(const std::array<std::int64_t, 4>& shape);

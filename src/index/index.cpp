@@ -42,7 +42,7 @@ void KeyIndex::Impl::grow(std::int64_t wanted) {
   capacity = to;
 }
 
-KeyIndex::KeyIndex(const IndexOptions& o) : impl_(std::make_unique<Impl>()) {
+void check_index_options(const IndexOptions& o) {
   check(o.segment >= 16 && o.segment <= 4096, "index", "segment", o.segment, "16 to 4096 keys");
   check(o.cluster >= 1 && o.cluster <= o.segment, "index", "cluster", o.cluster,
         "1 key to a segment");
@@ -51,6 +51,10 @@ KeyIndex::KeyIndex(const IndexOptions& o) : impl_(std::make_unique<Impl>()) {
   check(o.iterations >= 1 && o.iterations <= 1000, "index", "iterations", o.iterations,
         "1 to 1000");
   check(o.sinks >= 0 && o.sinks <= o.segment, "index", "sinks", o.sinks, "0 to a segment");
+}
+
+KeyIndex::KeyIndex(const IndexOptions& o) : impl_(std::make_unique<Impl>()) {
+  check_index_options(o);
   impl_->options = o;
   impl_->clusters = (o.segment + o.cluster - 1) / o.cluster;
   impl_->groups = (o.segment + o.group - 1) / o.group;

@@ -310,6 +310,9 @@ TEST(CudaErrors, EachMistakeIsOneSentence) {
   expect_refused("head size", gpu_case(1, 2, 1, 40, 600, 264, 64), nothing);
   c = good, c.order = Order::kPadded;
   expect_refused("aligned", c, nothing);
+  expect_refused("sinks", good, [](Options& o) { o.index.sinks = -5; });
+  expect_refused("sinks", good, [](Options& o) { o.index.sinks = 513; });
+  expect_refused("iterations", good, [](Options& o) { o.index.iterations = 0; });
   expect_refused("packed sequences", good, [](Options& o) {
     o.plan.method = Method::kHyper;
     o.cuda.cu_seqlens_q = o.cuda.cu_seqlens_k = reinterpret_cast<const std::int32_t*>(&o);
