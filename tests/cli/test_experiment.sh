@@ -52,8 +52,26 @@ if [ -e "$model" ]; then
   { cat "$model"; echo; } >"$work/$(basename "$model")"
   lm -m "$work/$(basename "$model")" --text novel="$work/a.txt"
   expect "another model of the same name is refused" '[ $? = 2 ] && grep -q "(model_bytes)" "$work/err"'
+
+  seq -s " " 1 900 >"$work/long.txt"
+  coverage() {
+    "$program" experiment coverage --quick -m "$model" -f "$work/long.txt" --ctx 1024 --queries 4 --budget 256 \
+      --layer 0,29 --out "$work/c" >"$work/out" 2>"$work/err"
+  }
+  coverage
+  expect "coverage succeeds" '[ $? = 0 ]'
+  expect "with a window of as many keys as the best score" \
+    '[ $(grep -c -E "^\| (window|top-k oracle) .*\| +256 \|" "$work/out") = 2 ]'
+  expect "that holds less than all" '! grep -E "^\| window " "$work/out" | head -1 | grep -q "256 | 1.000"'
+  expect "and a whole picture" 'grep -q "</svg>" "$work/c/coverage.svg" && ! grep -q nan "$work/c/coverage.svg"'
+  coverage
+  expect "its rows are kept" '[ $? = 0 ] && ! grep -q "the last in" "$work/err"'
+  "$program" experiment lm --quick -m "$model" -f text="$work/long.txt" --ctx 512 --budget 128 --out "$work/q" \
+    >"$work/out" 2>"$work/err"
+  expect "lm --quick succeeds" '[ $? = 0 ]'
+  expect "each row has a window of as many keys" '[ $(grep -c "^| text" "$work/out") -ge 7 ] && ! grep -q "| - *|" "$work/out"'
 else
-  echo "no model at $model: lm is not tested"
+  echo "no model at $model: lm and coverage are not tested"
 fi
 "$program" experiment nothing >"$work/out" 2>"$work/err"
 expect "an unknown experiment is refused" '[ $? = 2 ]'
