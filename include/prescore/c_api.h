@@ -162,8 +162,8 @@ typedef struct prescore_cuda_options {
   const int32_t* cu_seqlens_k;
   int64_t sequences;
   int32_t count; /* 1: wait for the result and fill the report */
-  /* Top-k: device pointer to scores of the keys, [b, h_kv, n_kv] f32; null: by options.score, the
-   * norm of keys or of values. */
+  /* Top-k: device pointer to scores of the keys, [b, h_kv, n_kv] f32; null: by options.score, of
+   * those that a GPU has (score.h). */
   const float* scores;
 } prescore_cuda_options;
 

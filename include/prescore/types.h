@@ -115,7 +115,7 @@ enum class Routing : std::uint8_t {
 enum class StandIns : std::uint8_t {
   kNone,   ///< dropped
   kAuto,   ///< a node stands in where its estimated share of all attention exceeds standin_share
-  kNodes,  ///< every unread node stands in
+  kNodes,  ///< every unread node stands in (device cuda: at most 512 a tile, the earliest)
 };
 
 /// Query-independent importance of a key (stage `score`).
@@ -220,9 +220,10 @@ struct PlanOptions {
   float standin_share = 3e-3f;
   /// Keys whose groups (level 1) are opened into clusters; 0: four times the far keys.
   std::int64_t open_groups = 0;
-  /// Keys whose segments (level 2) are opened into groups; 0: all.
+  /// Keys whose segments (level 2) are opened into groups; 0: all. Device cuda: all.
   std::int64_t open_segments = 0;
-  /// Only every n-th query of a tile takes part in routing.
+  /// Only every n-th query of a tile takes part in routing. Device cuda: 16 or 64 queries of a
+  /// tile.
   std::int64_t route_stride = 2;
   Score score = Score::kLeverage;
   Selection selection = Selection::kTopK;

@@ -19,7 +19,7 @@ std::vector<Gpu> gpus() {
   }
   for (int i = 0; i < n; ++i) {
     cudaDeviceProp p;
-    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+    if (cudaGetDeviceProperties(&p, i) != cudaSuccess || p.major < 8) continue;
     found.push_back({p.name, p.major, p.minor, static_cast<std::int64_t>(p.totalGlobalMem),
                      p.multiProcessorCount});
   }

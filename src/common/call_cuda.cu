@@ -21,7 +21,7 @@ namespace {
 constexpr std::int64_t kWave = 4096;
 // Entries of their lists where tiles are many and small.
 constexpr std::int64_t kListed = std::int64_t{1} << 24;
-// Of counts of keys.
+// More keys than this count as this many, so that sums of two fit an int.
 constexpr std::int64_t kMost = std::int64_t{1} << 30;
 
 }  // namespace

@@ -36,6 +36,7 @@ __global__ void merge_kernel(Part into, Part other, int h, int n, int d, std::in
     const float a = wx == 0 ? 0.0f : wx * load(o + c);
     o[c] = static_cast<T>((a + wy * load(p + c)) / sum);
   }
+  __syncwarp();  // every lane has read it
   if (lane == 0) into.lse[i] = x == -INFINITY ? y : top + logf(sum);
 }
 
