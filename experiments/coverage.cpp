@@ -16,7 +16,6 @@
 #include "coverage_report.h"
 #include "errors.h"
 #include "experiment.h"
-#include "files.h"
 #include "measure.h"
 #include "methods.h"
 #include "prescore/attention.h"
@@ -24,35 +23,37 @@
 
 namespace prescore::experiments {
 const std::vector<Candidate>& coverage_methods() {
-  static const std::vector<Candidate> all = {
-      {"window", "window"},
-      {"top-k random", "topk --key-score random --score-segment 64"},
-      {"top-k norm", "topk --key-score norm --score-segment 64"},
-      {"top-k Gaussian norm", "topk --key-score gaussian_norm --score-segment 64"},
-      {"top-k value norm", "topk --key-score value_norm --score-segment 64"},
-      {"top-k key difference", "topk --key-score keydiff --score-segment 64"},
-      {"top-k k-means", "topk --key-score kmeans --score-segment 64"},
-      {"top-k k-means relative",
-       "topk --key-score kmeans --cluster-score relative --score-segment 64"},
-      {"top-k k-means nearness",
-       "topk --key-score kmeans --cluster-score nearness --score-segment 64"},
-      {"top-k k-medians", "topk --key-score kmedian --score-segment 64"},
-      {"top-k kernel k-means", "topk --key-score kernel_kmeans --score-segment 64"},
-      {"top-k kernel distance",
-       "topk --key-score kernel_kmeans --kernel distance --score-segment 64"},
-      {"top-k leverage", "topk --key-score leverage --score-segment 64"},
-      {"top-k universal set", "topk --key-score universal --score-segment 64"},
-      {"top-k expected", "topk --key-score expected --score-segment 64"},
-      {"top-k received", "topk --key-score received --score-segment 64"},
-      {"top-k oracle", "topk --key-score oracle --score-segment 64"},
-      {"top-k received, from afar",
-       "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
-       "--query-stride 2"},
-      {"HyperAttention", "hyper"},
-      {"prescored Hyper, leverage", "prescored_hyper"},
-      {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans"},
-      {"routed", "routed"},
-  };
+  static const std::vector<Candidate> all = [] {
+    std::vector<Candidate> list = {
+        {"window", "window"},
+        {"top-k random", "topk --key-score random"},
+        {"top-k norm", "topk --key-score norm"},
+        {"top-k Gaussian norm", "topk --key-score gaussian_norm"},
+        {"top-k value norm", "topk --key-score value_norm"},
+        {"top-k key difference", "topk --key-score keydiff"},
+        {"top-k k-means", "topk --key-score kmeans"},
+        {"top-k k-means relative", "topk --key-score kmeans --cluster-score relative"},
+        {"top-k k-means nearness", "topk --key-score kmeans --cluster-score nearness"},
+        {"top-k k-medians", "topk --key-score kmedian"},
+        {"top-k kernel k-means", "topk --key-score kernel_kmeans"},
+        {"top-k kernel distance", "topk --key-score kernel_kmeans --kernel distance"},
+        {"top-k leverage", "topk --key-score leverage"},
+        {"top-k universal set", "topk --key-score universal"},
+        {"top-k expected", "topk --key-score expected"},
+        {"top-k received", "topk --key-score received"},
+        {"top-k oracle", "topk --key-score oracle"},
+        {"top-k received, from afar",
+         "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
+         "--query-stride 2"},
+        {"HyperAttention", "hyper"},
+        {"prescored Hyper, leverage", "prescored_hyper"},
+        {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans"},
+        {"routed", "routed"},
+    };
+    for (Candidate& c : list)
+      if (c.flags.starts_with("topk")) c = with_far_step(c);
+    return list;
+  }();
   return all;
 }
 
@@ -71,7 +72,6 @@ struct Coverage {
   void prepare();
   void choose_layers(std::int64_t all);
   std::vector<Candidate> methods() const;
-  std::vector<llama_token> tokens(const cli::Model& loaded) const;
   std::map<std::int64_t, Captured> capture(const cli::Model& loaded,
                                            std::span<const llama_token> tokens);
   std::vector<std::int32_t> positions() const;
@@ -82,14 +82,6 @@ std::vector<Candidate> Coverage::methods() const {
   std::vector<Candidate> all = coverage_methods();
   if (flags.quick)
     for (Candidate& c : all) c = keeping_a_quarter(c, ctx);
-  return all;
-}
-
-std::vector<llama_token> Coverage::tokens(const cli::Model& loaded) const {
-  std::vector<llama_token> all = loaded.tokenize(cli::read_file(text), ctx);
-  if (static_cast<std::int64_t>(all.size()) < ctx)
-    throw cli::BadInput(fmt::format("{} has {} tokens, want at least {}", text, all.size(), ctx));
-  all.resize(static_cast<std::size_t>(ctx));
   return all;
 }
 
@@ -223,7 +215,7 @@ void Coverage::run() {
   for (const Candidate& m : methods()) settings["methods"].push_back(m.flags);
   Journal journal(flags.out, "coverage", settings, flags.fresh);
   journal.expect(layers.size());
-  const std::vector<llama_token> read = tokens(loaded);
+  const std::vector<llama_token> read = read_tokens(loaded, text, ctx);
   const std::string hash = short_hash(std::as_bytes(std::span(read)));
   std::map<std::int64_t, Captured> inputs;  // read only where a row is missing
   const auto executor = make_executor(flags.thread_count());

@@ -24,10 +24,6 @@ using Reads = std::vector<std::vector<std::vector<std::int64_t>>>;
 /// Strict choices of the queries at these positions, as a token makes them that is generated there.
 Reads reads_of(const Captured&, const Options&, std::span<const std::int32_t> positions, Executor&);
 
-/// Far keys of top-k end at multiples of this before the window (--score-segment), so that every
-/// method has its budget at every position.
-inline constexpr std::int64_t kFarStep = 64;
-
 /// How much the choices of pairs of methods have in common (Jaccard), a mean over the queries for
 /// which either chooses anything. Sinks and the window of top-k, which nearly all methods read, are
 /// left out.

@@ -15,6 +15,7 @@
 #include "common/names.h"
 #include "errors.h"
 #include "files.h"
+#include "session.h"
 
 namespace prescore::experiments {
 namespace {
@@ -62,10 +63,23 @@ Candidate keeping_a_quarter(Candidate c, std::int64_t keys) {
   return c;
 }
 
-Candidate for_few_tokens(Candidate c, std::int64_t tokens) {
-  c = keeping_a_quarter(std::move(c), tokens);
-  if (has(c, "--key-score") && !has(c, "--score-segment")) c.flags += " --score-segment 64";
+Candidate with_far_step(Candidate c) {
+  if (has(c, "--key-score") && !has(c, "--score-segment"))
+    c.flags += fmt::format(" --score-segment {}", kFarStep);
   return c;
+}
+
+Candidate for_few_tokens(Candidate c, std::int64_t tokens) {
+  return with_far_step(keeping_a_quarter(std::move(c), tokens));
+}
+
+std::vector<llama_token> read_tokens(const cli::Model& model, const std::string& path,
+                                     std::int64_t n) {
+  std::vector<llama_token> tokens = model.tokenize(cli::read_file(path), n);
+  if (static_cast<std::int64_t>(tokens.size()) < n)
+    throw cli::BadInput(fmt::format("{} has {} tokens, want at least {}", path, tokens.size(), n));
+  tokens.resize(static_cast<std::size_t>(n));
+  return tokens;
 }
 
 double perplexity_at(const std::map<double, double>& points, double keys) {

@@ -29,12 +29,19 @@ struct Candidate {
 /// Options of a candidate with a budget. Throws Error or cli::BadInput.
 Options options_of(const Candidate&, std::int64_t budget, const cli::Model* model = nullptr);
 
+/// Far keys of with_far_step() end at multiples of this before the window.
+inline constexpr std::int64_t kFarStep = 64;
+/// Unless the flags of a score say where far keys end, they have the budget's room at every
+/// position: by default they end at whole segments, and a small budget is all window.
+Candidate with_far_step(Candidate);
 /// Prescored HyperAttention keeps a quarter of `keys` unless its flags say how many, others are as
 /// they were: of a text no longer than the default it would keep everything.
 Candidate keeping_a_quarter(Candidate, std::int64_t keys);
-/// The same for a text of few tokens, whose scored far keys end at multiples of 64: by default so
-/// small a budget is all window.
+/// Both for a text of few tokens.
 Candidate for_few_tokens(Candidate, std::int64_t tokens);
+
+/// The first n tokens of a file. Throws cli::BadInput where it has fewer.
+std::vector<llama_token> read_tokens(const cli::Model&, const std::string& path, std::int64_t n);
 
 /// Perplexity at `keys` between the points {keys, perplexity}, in log-log, or at one within 2 % of
 /// it; below the first by the slope of the first two, NaN above the last.

@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <memory>
 #include <span>
@@ -13,7 +12,6 @@
 #include "common/names.h"
 #include "errors.h"
 #include "experiment.h"
-#include "files.h"
 #include "lm_candidates.h"
 #include "measure.h"
 
@@ -168,13 +166,9 @@ void Lm::run() {
   std::vector<Line> lines;
   for (const std::string& text : texts) {
     const auto [label, path] = named(text, "--text");
-    const std::vector<llama_token> tokens = loaded.tokenize(cli::read_file(path), ctx * chunks);
-    if (static_cast<std::int64_t>(tokens.size()) < ctx * chunks)
-      throw cli::BadInput(
-          fmt::format("{} has {} tokens, want at least {}", path, tokens.size(), ctx * chunks));
+    const std::vector<llama_token> tokens = read_tokens(loaded, path, ctx * chunks);
     const std::string& text_name = label;
-    const std::string hash =
-        short_hash(std::as_bytes(std::span(tokens).first(static_cast<std::size_t>(ctx * chunks))));
+    const std::string hash = short_hash(std::as_bytes(std::span(tokens)));
     const auto measure = [&](const Candidate& c, const std::string& set, std::int64_t budget) {
       const Candidate exact = sized(c, budget);
       const json key = {{"text", text_name},

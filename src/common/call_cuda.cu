@@ -103,10 +103,10 @@ void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options
   const IndexOptions& i = o.index;
   check_index_options(i);
   check(i.segment == kSegment, "index", "segment with device cuda", i.segment, "512");
-  check(i.cluster >= 1 && kSegment / i.cluster >= 1 && kSegment / i.cluster <= kMaxClusters,
-        "index", "cluster with device cuda", i.cluster, "8 to 512");
-  check(i.group >= i.cluster && kSegment / i.group >= 1 && kSegment / i.group <= kMaxGroups,
-        "index", "group with device cuda", i.group, "32 to 512, and no less than a cluster");
+  check(kSegment / i.cluster <= kMaxClusters, "index", "cluster with device cuda", i.cluster,
+        "8 to 512");
+  check(kSegment / i.group <= kMaxGroups, "index", "group with device cuda", i.group,
+        "32 to 512, and no less than a cluster");
   if (i.packed) fail("index", "packed with device cuda", "true", "false");
   if (o.plan.method == Method::kTopK || o.plan.method == Method::kPrescoredHyper)
     check_scored(k, o);
