@@ -132,13 +132,9 @@ class GroupScorer {
   template <int kHave>
   __device__ void mask(Products<kHave>& c, int from, int left) const {
     const float never = p_.scale < 0 ? INFINITY : -INFINITY;
-#pragma unroll
-    for (int m = from; m < from + kBlocks; ++m)
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          if (8 * n + lane_ % 4 * 2 + j % 2 >= left) c[m][n][j] = never;
+    each_product<kBlocks>(from, [&](int m, int n, int j) {
+      if (8 * n + lane_ % 4 * 2 + j % 2 >= left) c[m][n][j] = never;
+    });
   }
   __device__ void total(Products<kAll>& c, const Shares& keys, int first) {
 #pragma unroll

@@ -136,6 +136,17 @@ __device__ __forceinline__ void add_products(Products<kBlocks>& c, const RowPair
   }
 }
 
+/// f(m, n, j) of each product of blocks [from, from + kCount).
+template <int kCount, typename F>
+__device__ __forceinline__ void each_product(int from, const F& f) {
+#pragma unroll
+  for (int m = from; m < from + kCount; ++m)
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) f(m, n, j);
+}
+
 /// What share of the attention of the lane's queries, of blocks [from, from + kCount), a key of
 /// each of its rows has, summed over the queries: [n][j] of row 8 n + 2 (lane % 4) + j. all:
 /// totals of the queries, +inf where there is none.
@@ -143,13 +154,9 @@ using Shares = float[2][2];
 template <int kCount, int kBlocks>
 __device__ __forceinline__ void add_shares(Shares& share, const Products<kBlocks>& c, int from,
                                            float scale, const PerQuery<kBlocks>& all) {
-#pragma unroll
-  for (int m = from; m < from + kCount; ++m)
-#pragma unroll
-    for (int n = 0; n < 2; ++n)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        share[n][j % 2] += fast_exp2(fmaf(c[m][n][j], scale, -all[m][j / 2]));
+  each_product<kCount>(from, [&](int m, int n, int j) {
+    share[n][j % 2] += fast_exp2(fmaf(c[m][n][j], scale, -all[m][j / 2]));
+  });
 }
 
 /// This lane keeps one of two numbers and has the other's part from the lane `step` away.

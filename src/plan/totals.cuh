@@ -30,15 +30,10 @@ class Totals {
     float x[kCount][2][4];
     const auto find = [&] {  // how far each is above the query's maximum, the furthest of all
       float most = -INFINITY;
-#pragma unroll
-      for (int m = 0; m < kCount; ++m)
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            x[m][n][j] = fmaf(c[from + m][n][j], scale, -m_[to + m][j / 2]);
-            most = fmaxf(most, x[m][n][j]);
-          }
+      each_product<kCount>(0, [&](int m, int n, int j) {
+        x[m][n][j] = fmaf(c[from + m][n][j], scale, -m_[to + m][j / 2]);
+        most = fmaxf(most, x[m][n][j]);
+      });
       return most;
     };
     if (find() > kRoom) {
@@ -56,15 +51,10 @@ class Totals {
         }
       find();
     }
-#pragma unroll
-    for (int m = 0; m < kCount; ++m)
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float& l = l_[to + m][j / 2];
-          l = fmaf(keys[n][j % 2], fast_exp2(x[m][n][j]), l);
-        }
+    each_product<kCount>(0, [&](int m, int n, int j) {
+      float& l = l_[to + m][j / 2];
+      l = fmaf(keys[n][j % 2], fast_exp2(x[m][n][j]), l);
+    });
   }
 
   /// The total of query r of block m over the rows of a lane's quad.
