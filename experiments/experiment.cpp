@@ -40,6 +40,44 @@ int Flags::thread_count() const {
   return threads ? static_cast<int>(*threads) : cli::machine_threads();
 }
 
+std::pair<std::string, std::string> named(const std::string& text, const char* flag) {
+  const std::size_t at = text.find('=');
+  if (at == std::string::npos || at == 0)
+    throw cli::BadInput(fmt::format("{}, got \"{}\", want NAME=...", flag, text));
+  return {text.substr(0, at), text.substr(at + 1)};
+}
+
+std::vector<Candidate> parse_candidates(const std::vector<std::string>& texts) {
+  std::vector<Candidate> all;
+  for (const std::string& text : texts) {
+    auto [name, flags] = named(text, "--method");
+    all.push_back({std::move(name), std::move(flags)});
+  }
+  return all;
+}
+
+const Candidate& half_window_received() {
+  static const Candidate best = {
+      "half window, received",
+      "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
+      "--query-stride 2 --half-window"};
+  return best;
+}
+
+bool take(Candidate& c, std::string_view word) {
+  const std::size_t at = c.flags.find(word);
+  if (at == std::string::npos) return false;
+  c.flags.erase(at, word.size());
+  return true;
+}
+
+Candidate sized(Candidate c, std::int64_t budget) {
+  if (take(c, "--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
+  if (take(c, "--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
+  if (take(c, "--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
+  return c;
+}
+
 Options options_of(const Candidate& candidate, std::int64_t budget, const cli::Model* model) {
   CLI::App app;
   cli::MethodFlags flags;

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,18 @@ struct Flags {
 struct Candidate {
   std::string name, flags;
 };
+
+/// Of texts NAME=METHOD FLAGS, as --method takes them. Throws cli::BadInput.
+std::vector<Candidate> parse_candidates(const std::vector<std::string>& texts);
+/// NAME and the rest of a text NAME=REST; `flag` has it. Throws cli::BadInput.
+std::pair<std::string, std::string> named(const std::string& text, const char* flag);
+/// The best of the scores that do not look at the query, beside half a window: see
+/// docs/experiments/lm.md.
+const Candidate& half_window_received();
+/// Windows of a candidate that depend on the budget: --half-window and the like become --window.
+Candidate sized(Candidate, std::int64_t budget);
+/// Takes a word out of a candidate's flags; whether it was there.
+bool take(Candidate&, std::string_view word);
 
 /// Options of a candidate with a budget. Throws Error or cli::BadInput.
 Options options_of(const Candidate&, std::int64_t budget, const cli::Model* model = nullptr);

@@ -35,13 +35,6 @@ struct Lm {
   std::vector<std::int64_t> budgets_of(const Candidate&) const;
 };
 
-std::pair<std::string, std::string> named(const std::string& text, const char* what) {
-  const std::size_t at = text.find('=');
-  if (at == std::string::npos || at == 0)
-    throw cli::BadInput(fmt::format("{}, got \"{}\", want NAME=...", what, text));
-  return {text.substr(0, at), text.substr(at + 1)};
-}
-
 void Lm::prepare() {
   if (model.model.empty()) throw cli::BadInput("--model is required");
   if (texts.empty()) throw cli::BadInput("--text NAME=FILE is required");
@@ -56,13 +49,8 @@ void Lm::prepare() {
 }
 
 std::vector<Candidate> Lm::candidates() const {
-  std::vector<Candidate> all;
-  for (const std::string& m : methods) {
-    const auto [label, rest] = named(m, "--method");
-    all.push_back({label, rest});
-  }
-  if (!all.empty()) return all;
-  all = ablation ? lm_ablation() : lm_candidates(flags.quick);
+  if (!methods.empty()) return parse_candidates(methods);
+  std::vector<Candidate> all = ablation ? lm_ablation() : lm_candidates(flags.quick);
   if (flags.quick)
     for (Candidate& c : all) c = for_few_tokens(c, ctx);
   return all;

@@ -31,9 +31,7 @@ const std::vector<Candidate>& default_candidates() {
       {"top-k universal set", "topk --key-score universal"},
       {"top-k expected", "topk --key-score expected"},
       {"top-k received", "topk --key-score received"},
-      {"half window, received",
-       "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
-       "--query-stride 2 --half-window"},
+      half_window_received(),
       {"half window, key difference", "topk --key-score keydiff --score-segment 64 --half-window"},
       {"half window, key difference, pre-RoPE",
        "topk --key-score keydiff --pre-rope --score-segment 64 --half-window"},
@@ -52,14 +50,6 @@ const std::vector<Candidate>& default_candidates() {
        "prescored_hyper --key-score kmeans --dense-until 4096"},
   };
   return all;
-}
-
-// Takes a word out of the flags.
-bool take(Candidate& c, const std::string& word) {
-  const std::size_t at = c.flags.find(word);
-  if (at == std::string::npos) return false;
-  c.flags.erase(at, word.size());
-  return true;
 }
 
 }  // namespace
@@ -130,13 +120,6 @@ const std::vector<Candidate>& lm_ablation() {
     };
   }();
   return all;
-}
-
-Candidate sized(Candidate c, std::int64_t budget) {
-  if (take(c, "--half-window")) c.flags += fmt::format(" --window {}", budget / 2);
-  if (take(c, "--three-quarter-window")) c.flags += fmt::format(" --window {}", budget * 3 / 4);
-  if (take(c, "--quarter-window")) c.flags += fmt::format(" --window {}", budget / 4);
-  return c;
 }
 
 Options ablated(Candidate c, std::int64_t budget, const cli::Model* model) {

@@ -14,8 +14,6 @@ const std::vector<Candidate>& lm_ablation();
 /// Whether a picture of the whole list draws this one: it has room for some of each kind.
 bool in_picture(std::string_view name);
 
-/// Windows of a candidate that depend on the budget: --half-window and the like become --window.
-Candidate sized(Candidate, std::int64_t budget);
 /// Options of a candidate, which may ask for flaws of the published code (--flaw-zeroed, ...).
 Options ablated(Candidate, std::int64_t budget, const cli::Model*);
 

@@ -21,6 +21,7 @@ const std::vector<Candidate>& retrieval_methods() {
       {"window", "window"},
       {"top-k leverage", "topk --key-score leverage"},
       {"top-k received", "topk --key-score received"},
+      half_window_received(),
       {"HyperAttention", "hyper"},
       {"prescored Hyper", "prescored_hyper --key-score leverage"},
       {"routed", "routed"},
@@ -36,6 +37,7 @@ struct Retrieval {
   Flags flags;
   cli::ModelFlags model;
   std::vector<std::int64_t> budgets;
+  std::vector<std::string> methods;
   std::int64_t ctx = 0, samples = 0;
 
   void run();
@@ -132,6 +134,7 @@ void Retrieval::prepare() {
 }
 
 std::vector<Candidate> Retrieval::candidates() const {
+  if (!methods.empty()) return parse_candidates(methods);
   std::vector<Candidate> all = retrieval_methods();
   if (flags.quick)
     for (Candidate& c : all) c = for_few_tokens(c, ctx);
@@ -215,12 +218,15 @@ void Retrieval::run() {
         double mean = 0;
         maps[kind].values.emplace_back();
         for (const double depth : depths_of(needle)) {
-          const json key = {
-              {"method", m.flags}, {"budget", size}, {"task", name_of(needle)}, {"depth", depth}};
+          const Candidate exact = sized(m, size);
+          const json key = {{"method", exact.flags},
+                            {"budget", size},
+                            {"task", name_of(needle)},
+                            {"depth", depth}};
           maps[kind].values.back().push_back(
               found_at(journal, samples, key, sums, [&](std::uint64_t seed) {
                 return ask(loaded, session, make_prompt(loaded, needle, seed, depth, ctx),
-                           options_of(m, size, &loaded));
+                           options_of(exact, size, &loaded));
               }));
           mean += maps[kind].values.back().back() / static_cast<double>(depths_of(needle).size());
         }
@@ -252,6 +258,9 @@ void add_retrieval(CLI::App& experiment) {
   sub->add_option("--samples", args->samples, "Tasks of each kind (default: 3, quick 1)");
   sub->add_option("--budget", args->budgets, "Keys, several (default: 256,512,1024, quick 256)")
       ->delimiter(',');
+  sub->add_option("--method", args->methods,
+                  "NAME=METHOD FLAGS instead of the whole list, several times; flags as for ppl, "
+                  "and --half-window for half of the budget");
   sub->callback([args] { args->run(); });
 }
 

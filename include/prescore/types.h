@@ -218,7 +218,9 @@ struct PlanOptions {
   StandIns standins = StandIns::kAuto;
   /// Share of a query's whole attention, averaged over its tile, from which a node stands in.
   float standin_share = 3e-3f;
-  /// Keys whose groups (level 1) are opened into clusters; 0: four times the far keys.
+  /// Keys whose groups (level 1) are opened into clusters; 0: four times the far keys. Device cuda:
+  /// the best groups with at most 12,288 clusters (fewer on a GPU with little shared memory); a
+  /// budget above their keys is not used up.
   std::int64_t open_groups = 0;
   /// Keys whose segments (level 2) are opened into groups; 0: all. Device cuda: all.
   std::int64_t open_segments = 0;

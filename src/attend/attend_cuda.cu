@@ -1,8 +1,6 @@
 // The gather-flash kernel for sm_80 and later: one block a tile of 128 queries and head; eight
-// warps of 16 queries share blocks of 64 rows that come from anywhere.
+// warps of 16 queries share blocks of 64 rows that come from anywhere (of 32 where heads are wide).
 #include "attend/attend_cuda.cuh"
-
-#include <cstdlib>
 
 #include "attend/rows.cuh"
 #include "attend/softmax.cuh"
@@ -11,10 +9,11 @@
 namespace prescore::cuda {
 namespace {
 
-constexpr int kBlock = 64, kThreads = 256;
+constexpr int kThreads = 256;
 
 template <int D>
 struct Shared {
+  static constexpr int kBlock = D <= 128 ? 64 : 32;
   static constexpr int q = kTile * D * 2, rows = kBlock * D * 2;
   static constexpr int k(int stage) { return q + stage * 2 * rows; }
   static constexpr int v(int stage) { return k(stage) + rows; }
@@ -22,25 +21,27 @@ struct Shared {
   static constexpr int bytes = bias + 2 * kBlock * 4;
 };
 
-// Four threads a row copy every fourth chunk of it.
+// A row's threads copy every kEach-th chunk of it.
 template <typename T, int D>
 __device__ void load_block(const Problem& p, const RowSource<T>& source, int first,
                            std::uint32_t k_to, std::uint32_t v_to, float* bias) {
-  const int thread = static_cast<int>(threadIdx.x), i = thread / 4;
+  constexpr int kBlock = Shared<D>::kBlock, kEach = kThreads / kBlock;
+  const int thread = static_cast<int>(threadIdx.x), i = thread / kEach;
   const typename RowSource<T>::Row r = source.find(first + i);
   const T *k = source.key(r), *v = source.value(r);
 #pragma unroll
-  for (int c = thread % 4; c < D / 8; c += 4) {
+  for (int c = thread % kEach; c < D / 8; c += kEach) {
     copy16(k_to + swizzled(kBlock, i, c), k + 8 * c, r.valid && 8 * c < p.d);
     copy16(v_to + swizzled(kBlock, i, c), v + 8 * c, r.valid && 8 * c < p.d_v);
   }
-  if (thread % 4 == 0) bias[i] = source.bias(r);
+  if (thread % kEach == 0) bias[i] = source.bias(r);
 }
 
 // s += products of the warp's 16 queries with a block of keys.
-template <typename T, int D>
+template <typename T, int D, int kRows>
 __device__ __forceinline__ void add_scores(std::uint32_t q_at, std::uint32_t k_at, int warp,
-                                           int lane, float (&s)[kBlock / 8][4]) {
+                                           int lane, float (&s)[kRows][4]) {
+  constexpr int kBlock = 8 * kRows;
 #pragma unroll
   for (int k = 0; k < D / 16; ++k) {
     std::uint32_t a[4];
@@ -56,9 +57,10 @@ __device__ __forceinline__ void add_scores(std::uint32_t q_at, std::uint32_t k_a
 }
 
 // o += weights times a block of values.
-template <typename T, int kCols>
-__device__ __forceinline__ void add_values(const float (&s)[kBlock / 8][4], std::uint32_t v_at,
-                                           int lane, float (&o)[kCols][4]) {
+template <typename T, int kRows, int kCols>
+__device__ __forceinline__ void add_values(const float (&s)[kRows][4], std::uint32_t v_at, int lane,
+                                           float (&o)[kCols][4]) {
+  constexpr int kBlock = 8 * kRows;
 #pragma unroll
   for (int k = 0; k < kBlock / 16; ++k) {
     const std::uint32_t a[4] = {
@@ -80,7 +82,7 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
                                                                             const IndexView index) {
   extern __shared__ __align__(1024) unsigned char shared[];
   using S = Shared<D>;
-  constexpr int kCols = D / 8;
+  constexpr int kCols = D / 8, kBlock = S::kBlock;
   const int t = static_cast<int>(blockIdx.x);
   const int list = static_cast<int>(blockIdx.y) / (plan.lane == nullptr ? plan.share : 1);
   const TileInfo tile = plan.tile[t];
@@ -166,12 +168,10 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
   check_launch("attend", "attend_kernel");
 }
 
-// PRESCORE_CUDA_GENERIC=1 takes the kernel for all GPUs everywhere, as tests do.
-// So does a build without the other, whose architectures lack 90a.
+// A build whose architectures lack 90a has not the other kernel.
 bool on_hopper() {
 #ifdef PRESCORE_SM90A
-  const char* generic = std::getenv("PRESCORE_CUDA_GENERIC");
-  if (generic != nullptr && *generic == '1') return false;
+  if (generic_wanted()) return false;
   int device = 0, major = 0;
   check_cuda(cudaGetDevice(&device), "attend", "the current device");
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attend",

@@ -1,4 +1,4 @@
-// The one call on the GPU: index, then plan and attend in waves of heads.
+// The one call on the GPU: index, then plan and attend in waves.
 #include <algorithm>
 #include <vector>
 
@@ -98,23 +98,29 @@ class Run {
 
   void all() {
     const bool hyper = call_.hyper.leaves > 0;
-    make_tables(p_, call_.tile, call_.plan.tiles, call_.segment, call_.index.segments, stream_);
+    make_tables(p_, call_.tile, call_.tiles, call_.segment, call_.index.segments, stream_);
     if (call_.choice.method == Method::kRouted) build_index<T>(p_, call_.index, stream_);
     if (call_.own_scores != nullptr) score();
     if (hyper) hash_hyper<T>(p_, call_.hyper, stream_);
     watch_.mark(&counters_.index_s);
+    for (int i = 0; i < call_.tiles; i += call_.plan.tiles) attend_tiles(i);
+    if (hyper)
+      for (int i = 0; i < p_.h_kv; ++i) add_buckets(i);
+  }
+
+ private:
+  // A run of tiles, in waves of lists.
+  void attend_tiles(int first) {
     PlanView plan = call_.plan;
+    plan.tile = call_.tile + first, plan.tiles = std::min(plan.tiles, call_.tiles - first);
     const int lists = p_.h_q / plan.share;
     for (int i = 0; i < lists; i += call_.plan.lists) {
       plan.first_list = i, plan.lists = std::min(call_.plan.lists, lists - i);
       make_plans(plan);
       execute(plan);
     }
-    if (hyper)
-      for (int i = 0; i < p_.h_kv; ++i) add_buckets(i);
   }
 
- private:
   void score() {
     score_keys<T>(p_, call_.score, call_.own_scores, stream_);
     if (call_.sampled) perturb_scores(p_, call_.score.seed, call_.own_scores, stream_);
@@ -186,10 +192,16 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
   call.problem.o = view(to), call.problem.lse = out.lse;
 
   const DeviceScope device(q.data, "attention", "q");
+  device.check_here(k.data, "k"), device.check_here(v.data, "v");
+  device.check_here(to.data, "o"), device.check_here(out.lse, "lse");
+  device.check_here(o.cuda.scores, "scores");
+  device.check_here(o.cuda.cu_seqlens_q, "cu_seqlens_q");
+  device.check_here(o.cuda.cu_seqlens_k, "cu_seqlens_k");
   const auto stream = static_cast<cudaStream_t>(o.cuda.stream);
   Arena sizing;
   lay_out(o, sizing, call);
   const StreamMemory memory(o.cuda.workspace, o.cuda.workspace_bytes, sizing.used(), stream);
+  device.check_here(o.cuda.workspace, "workspace");
   Arena arena(memory.data());
   lay_out(o, arena, call);
   call.hyper.scores = call.key_scores();

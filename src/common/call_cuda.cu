@@ -17,10 +17,15 @@ namespace cuda {
 
 namespace {
 
-// Plans that exist at a time: enough (tile, list) pairs to fill a large GPU many times.
+// Plans that exist at a time: enough (tile, list) pairs to fill a large GPU many times. One list of
+// a long sequence's tiles may be twice as many: cut in two they would fill it less.
 constexpr std::int64_t kWave = 4096;
 // Entries of their lists where tiles are many and small.
 constexpr std::int64_t kListed = std::int64_t{1} << 24;
+// Rounded up, at least 1.
+std::int64_t divide_up(std::int64_t n, std::int64_t by) {
+  return std::max<std::int64_t>(1, (n + by - 1) / by);
+}
 // More keys than this count as this many, so that sums of two fit an int.
 constexpr std::int64_t kMost = std::int64_t{1} << 30;
 
@@ -214,28 +219,30 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   const std::int64_t segments =
       routed ? std::int64_t{p.n_kv} / kSegment * (packed ? 1 : p.sequences) : 0;
   PlanView& plan = call.plan;
+  call.tiles = static_cast<int>(tiles);
   call.tile = arena.take<TileInfo>(tiles);
   call.segment = arena.take<SegmentInfo>(segments);
   call.counter = arena.take<unsigned long long>(4);
   plan.tile = call.tile;
-  plan.tiles = static_cast<int>(tiles);
   // Plans that do not look at queries are those of all heads.
   plan.share = !routed || o.plan.heads_together ? p.h_q / p.h_kv : 1;
   const int lists = p.h_q / plan.share;
   plan.lists = lists;
   const bool listed = routed || method == Method::kTopK;
   const std::int64_t far = std::min<std::int64_t>(call.rule.budget, p.n_kv);
+  std::int64_t together = tiles;  // of a wave
   if (listed) {
-    const std::int64_t waves = (tiles * lists + kWave - 1) / kWave;
-    plan.lists = static_cast<int>(std::max<std::int64_t>(1, (lists + waves - 1) / waves));
+    together = divide_up(tiles, divide_up(tiles, 2 * kWave));
+    plan.lists = static_cast<int>(divide_up(lists, divide_up(together * lists, kWave)));
     plan.capacity = static_cast<int>(far);
   }
+  plan.tiles = static_cast<int>(together);
   const bool scored = method == Method::kTopK || call.hyper.selected > 0;
   if (scored && call.scores == nullptr)
     call.own_scores = arena.take<float>(std::int64_t{p.batches()} * p.h_kv * p.n_kv);
   if (routed) lay_out_routed(o, arena, call, segments, far);
   if (is_hyper(method)) lay_out_buckets(o, arena, call);
-  const std::int64_t pairs = tiles * plan.lists;
+  const std::int64_t pairs = together * plan.lists;
   plan.reads = arena.take<Reads>(pairs);
   plan.list = arena.take<std::int32_t>(pairs * plan.capacity);
 }

@@ -14,12 +14,13 @@ struct Call {
   LayoutRule rule{};
   IndexView index{};
   Route route{};
-  PlanView plan{};   // of one wave of heads
+  PlanView plan{};   // of one wave: lists of a run of tiles
   Hyper hyper;       // where the method is one of its two
   PlanView lanes{};  // its buckets, of one wave
   float* own_lse = nullptr;
   SegmentInfo* segment = nullptr;
   TileInfo* tile = nullptr;
+  int tiles = 0;                          // all of them
   ScoreOptions score;                     // of own_scores
   bool sampled = false;                   // drawn in proportion to them
   const float* scores = nullptr;          // the caller's

@@ -8,10 +8,9 @@
 
 namespace prescore::cuda {
 
-template <typename T, int D>
-class KMeans : public Segment<T, D> {
-  using Base = Segment<T, D>;
-  using S = Shared<D>;
+template <typename T, typename S>
+class KMeans : public Segment<T, S> {
+  using Base = Segment<T, S>;
 
  public:
   using Base::Base;

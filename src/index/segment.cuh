@@ -11,10 +11,11 @@ inline constexpr int kKeys = kSegment / kIndexWarps;  // of a warp
 inline constexpr std::uint16_t kNone = 0xffff;        // NaN in either format
 static_assert(kKeys == 32, "a lane has a key, and two clusters");
 
-// Columns are staged in panels of at most 128: with more, X is copied once more for every use.
-template <int D>
+// Heads of D columns, staged in panels: where there are several, X is copied once more for every
+// use, and fits into less memory.
+template <int D, int Panel>
 struct Shared {
-  static constexpr int kPanel = D <= 128 ? D : 128, kPanels = D / kPanel;
+  static constexpr int kD = D, kPanel = Panel, kPanels = D / kPanel;
   static constexpr int kShared = D <= 64 ? 2 : 1;  // blocks that share a multiprocessor
   static constexpr int x = 0;
   static constexpr int centroid = kSegment * kPanel * 2;
@@ -38,10 +39,10 @@ __device__ U* at(unsigned char* shared, int offset) {
   return reinterpret_cast<U*>(shared + offset);
 }
 
-template <typename T, int D>
+template <typename T, typename S>
 class Segment {
  public:
-  using S = Shared<D>;
+  static constexpr int D = S::kD;
   static constexpr int kPanel = S::kPanel, kPanels = S::kPanels, kPairs = kPanel / 64;
   static constexpr int kOwn = kPanel / 64;  // blocks of 8 columns that a warp sums up
 

@@ -6,10 +6,9 @@
 
 namespace prescore::cuda {
 
-template <typename T, int D>
-class Tree : public KMeans<T, D> {
-  using Base = KMeans<T, D>;
-  using S = Shared<D>;
+template <typename T, typename S>
+class Tree : public KMeans<T, S> {
+  using Base = KMeans<T, S>;
 
  public:
   using Base::Base;
@@ -24,7 +23,7 @@ class Tree : public KMeans<T, D> {
   }
 
  private:
-  using Base::begin, Base::begin_with_bias, Base::best_column, Base::centroid, Base::count,
+  using Base::begin, Base::begin_with_bias, Base::best_column, Base::centroid, Base::count, Base::D,
       Base::group_of, Base::head_, Base::index_, Base::kOwn, Base::kPairs, Base::kPanel,
       Base::kPanels, Base::label, Base::lane_, Base::n_, Base::order, Base::own_column, Base::p_,
       Base::pair_of, Base::place, Base::scan, Base::segment_, Base::set_bias, Base::shared_,

@@ -57,6 +57,8 @@ void launch(const State& into, const State& other, cudaStream_t stream) {
 
 void merge(const State& into, const State& other, void* on) {
   const DeviceScope device(into.o.data, "merge", "into.o");
+  device.check_here(into.lse, "into.lse"), device.check_here(other.lse, "other.lse");
+  device.check_here(other.o.data, "other.o");
   const auto stream = static_cast<cudaStream_t>(on);
   switch (into.o.dtype) {
     case DType::kF32: return launch<float>(into, other, stream);

@@ -1,5 +1,7 @@
 // Second half of routing, one block a tile and list: opens the best groups, scores their clusters,
 // chooses clusters within the far budget, lists their keys and what stands in for the others.
+#include <algorithm>
+
 #include "plan/route.cuh"
 #include "plan/route_kernels.cuh"
 #include "plan/select.cuh"
@@ -72,13 +74,22 @@ class Chooser {
     return index_.at(kv_, tile_.segment) * index_.nodes + node;
   }
 
-  // cluster_ <- the clusters of the best groups; node_ <- those of the others that stand in.
+  // cluster_ <- the clusters of the best groups; node_ <- those of the others that stand in. Where
+  // they are more than there is room for, fewer groups are opened.
   __device__ int open_groups(int groups, int limit, int& nodes) {
     const std::uint32_t* code = route_.code + at_ * route_.groups;
     if (groups <= S::codes(route_)) {
       for (int i = thread_; i < groups; i += kThreads) code_[i] = code[i];
       code = code_;
     }
+    for (;; limit -= (limit + 3) / 4) {
+      const int taken = take_groups(code, groups, limit, nodes);
+      if (taken > route_.clusters) continue;  // a group has a cluster or more
+      if (const int clusters = clusters_of(taken); clusters <= route_.clusters) return clusters;
+    }
+  }
+  // taken_ <- the best groups; node_ <- those of the others that stand in.
+  __device__ int take_groups(const std::uint32_t* code, int groups, int limit, int& nodes) {
     const Threshold th = find_threshold(scratch_, code, groups, limit);
     int taken = 0;
     select(
@@ -92,7 +103,10 @@ class Chooser {
         },
         taken, nodes);
     nodes = min(nodes, kMaxNodes);
-    taken = min(taken, route_.clusters);  // a group has a cluster or more
+    return taken;
+  }
+  // cluster_ <- those of the first `taken` groups of taken_.
+  __device__ int clusters_of(int taken) {
     int clusters = 0;
     for (int first = 0; first < taken; first += kThreads) {
       int at = 0, n = 0, all = 0;
@@ -108,7 +122,7 @@ class Chooser {
       clusters += all;
     }
     __syncthreads();
-    return min(clusters, route_.clusters);
+    return clusters;
   }
 
   // code_ <- of the clusters; each warp takes every fourth 16 of them. The rows of a step are on
@@ -226,11 +240,14 @@ __global__ __launch_bounds__(kThreads) void choose_kernel(const Problem p, const
 template <typename T, int D, int kMine>
 void choose_clusters(const Problem& p, const PlanView& plan, const IndexView& index,
                      const Route& route, cudaStream_t stream) {
-  const int bytes = Shared<D, kMine>::bytes(route);
+  using S = Shared<D, kMine>;
+  Route fits = route;
+  fits.clusters = std::min(route.clusters, (most_shared("plan") - S::cluster) / 12);
+  const int bytes = S::bytes(fits);
   allow_shared(choose_kernel<T, D, kMine>, bytes, "plan");
   const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.lists));
   choose_kernel<T, D, kMine>
-      <<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(p, plan, index, route);
+      <<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(p, plan, index, fits);
   check_launch("plan", "choose_kernel");
 }
 

@@ -22,7 +22,7 @@ struct Route {
   int open_groups;  ///< keys whose groups are opened; 0: four times the far keys
   float worth;      ///< share from which a node stands in; above 1: never
   int groups;       ///< of the longest sequence: row length of `code`
-  int clusters;     ///< most that are scored; further ones of opened groups are not read
+  int clusters;     ///< most that are scored, or fewer where shared memory is small
   int columns;      ///< room for routing queries of a tile: kFewColumns or kManyColumns
   /// [list][tile][groups]: each group's Code.
   std::uint32_t* code;

@@ -107,6 +107,7 @@ void score_keys(const Tensor& k, std::int64_t n, const ScoreOptions& o, float* o
   p.k = view(k), p.sequences = static_cast<int>(k.shape[0]), p.h_kv = static_cast<int>(k.shape[1]);
   p.n_kv = static_cast<int>(n), p.d = static_cast<int>(k.shape[3]);
   const DeviceScope device(k.data, "score", "k");
+  device.check_here(out, "the scores");
   const auto stream = static_cast<cudaStream_t>(on);
   if (k.dtype == DType::kF16)
     score_keys<f16>(p, o, out, stream);

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "attend/attend_cuda.cuh"
@@ -15,6 +17,24 @@ namespace prescore::test {
 inline bool have_gpu() { return !gpus().empty(); }
 #define PRESCORE_NEEDS_GPU() \
   if (!have_gpu()) GTEST_SKIP() << "no GPU"
+
+/// Tests that run with the kernels of this GPU, and with those for all of them.
+class EachKernel : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (!have_gpu()) GTEST_SKIP() << "no GPU";
+    use_kernels(GetParam());
+  }
+  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"); }
+
+ public:
+  static void use_kernels(const std::string& which) {
+    setenv("PRESCORE_CUDA_GENERIC", which == "GENERIC" ? "1" : "0", 1);
+  }
+};
+#define PRESCORE_WITH_EACH_KERNEL(suite)                                 \
+  INSTANTIATE_TEST_SUITE_P(, suite, testing::Values("TUNED", "GENERIC"), \
+                           [](const auto& i) { return std::string(i.param); })
 
 inline void ok(cudaError_t e) { ASSERT_EQ(e, cudaSuccess) << cudaGetErrorString(e); }
 
@@ -73,6 +93,39 @@ class Mirror {
   std::size_t bytes_;
   DeviceArray<unsigned char> device_;
 };
+
+/// A case of bf16.
+inline Case gpu_case(std::int64_t b, std::int64_t h_q, std::int64_t h_kv, std::int64_t n_q,
+                     std::int64_t n_kv, std::int64_t d, std::int64_t d_v) {
+  Case c;
+  c.b = b, c.h_q = h_q, c.h_kv = h_kv, c.n_q = n_q, c.n_kv = n_kv, c.d = d, c.d_v = d_v;
+  c.q_type = c.kv_type = c.o_type = DType::kBF16;
+  return c;
+}
+inline Options method(Method m, std::int64_t budget = 700) {
+  Options o;
+  o.plan.method = m;
+  o.plan.budget = budget;
+  return o;
+}
+
+/// to <- the rows of `from` from `shift` on.
+inline void copy_rows(Storage& to, const Storage& from, std::int64_t shift) {
+  for (std::int64_t b = 0; b < to.shape()[0]; ++b)
+    for (std::int64_t h = 0; h < to.shape()[1]; ++h)
+      for (std::int64_t i = 0; i < to.shape()[2]; ++i)
+        for (std::int64_t x = 0; x < to.shape()[3]; ++x)
+          to.set(b, h, i, x, from.get(b, h, i + shift, x));
+}
+/// Whether `part` is the rows of `whole` from `shift` on.
+inline void expect_rows(const Storage& part, const Storage& whole, std::int64_t shift) {
+  for (std::int64_t b = 0; b < part.shape()[0]; ++b)
+    for (std::int64_t h = 0; h < part.shape()[1]; ++h)
+      for (std::int64_t i = 0; i < part.shape()[2]; ++i)
+        for (std::int64_t x = 0; x < part.shape()[3]; ++x)
+          ASSERT_EQ(part.get(b, h, i, x), whole.get(b, h, i + shift, x))
+              << "from " << shift << ", head " << h << ", row " << i << ", column " << x;
+}
 
 /// A test case on the device; run() leaves o and lse in the case's own storage.
 struct DeviceCase {

@@ -1,42 +1,13 @@
-// The one call on the GPU: against the float64 oracle, and the contracts of docs/design.md again.
+// The one call on the GPU against the float64 oracle, merging, and what is refused.
+#include <algorithm>
+
 #include "cuda/device.cuh"
 
 namespace prescore::test {
 namespace {
 
-Case gpu_case(std::int64_t b, std::int64_t h_q, std::int64_t h_kv, std::int64_t n_q,
-              std::int64_t n_kv, std::int64_t d, std::int64_t d_v) {
-  Case c;
-  c.b = b, c.h_q = h_q, c.h_kv = h_kv, c.n_q = n_q, c.n_kv = n_kv, c.d = d, c.d_v = d_v;
-  c.q_type = c.kv_type = c.o_type = DType::kBF16;
-  return c;
-}
-Options method(Method m, std::int64_t budget = 700) {
-  Options o;
-  o.plan.method = m;
-  o.plan.budget = budget;
-  return o;
-}
-
-// to <- the rows of `from` from `shift` on.
-void copy(Storage& to, const Storage& from, std::int64_t shift) {
-  for (std::int64_t h = 0; h < to.shape()[1]; ++h)
-    for (std::int64_t i = 0; i < to.shape()[2]; ++i)
-      for (std::int64_t x = 0; x < to.shape()[3]; ++x)
-        to.set(0, h, i, x, from.get(0, h, i + shift, x));
-}
-
-// All kernels of stage attend.
-class Cuda : public testing::TestWithParam<const char*> {
- protected:
-  void SetUp() override {
-    if (!have_gpu()) GTEST_SKIP() << "no GPU";
-    setenv("PRESCORE_CUDA_GENERIC", GetParam() == std::string("GENERIC") ? "1" : "0", 1);
-  }
-  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"); }
-};
-INSTANTIATE_TEST_SUITE_P(, Cuda, testing::Values("TUNED", "GENERIC"),
-                         [](const auto& i) { return std::string(i.param); });
+class Cuda : public EachKernel {};
+PRESCORE_WITH_EACH_KERNEL(Cuda);
 
 TEST_P(Cuda, DenseIsNearTheOracle) {
   for (const auto& [n_q, n_kv] : {std::pair{1, 1},
@@ -98,6 +69,55 @@ TEST_P(Cuda, TopKReadsWhatTheCpuReads) {
   }
 }
 
+// Its ids too, tile by tile.
+TEST(CudaTopK, ListsTheKeysOfTheCpusPlan) {
+  PRESCORE_NEEDS_GPU();
+  Data data(gpu_case(2, 4, 2, 300, 2300, 64, 64));
+  std::vector<float> scores = random_scores(data.shape, 3);
+  for (std::size_t i = 0; i < scores.size(); i += 50) scores[i] = NAN;
+  Options o = method(Method::kTopK, 900);
+  const DeviceArray<float> device(scores);
+  const DeviceCase d(data);
+  o.device = Device::kCuda, o.causal = true, o.cuda.scores = device.data();
+  cuda::Call call = cuda::prepare(d.q.view(), d.k.view(), d.v.view(), o);
+  cuda::Arena sizing;
+  cuda::lay_out(o, sizing, call);
+  const DeviceArray<char> memory(static_cast<std::size_t>(sizing.used()));
+  ok(cudaMemset(memory.data(), 0xcd, static_cast<std::size_t>(sizing.used())));
+  cuda::Arena arena(memory.data());
+  cuda::lay_out(o, arena, call);
+  cuda::make_tables(call.problem, call.tile, call.tiles, nullptr, 0, nullptr);
+  cuda::plan_topk(call.problem, call.plan, call.rule, device.data(), nullptr);
+  ok(cudaDeviceSynchronize());
+  const cuda::PlanView& view = call.plan;
+  const auto tiles = fetch(call.tile, view.tiles);
+  const auto reads = fetch(view.reads, std::int64_t{view.lists} * view.tiles);
+  const auto list = fetch(view.list, std::int64_t{view.lists} * view.tiles * view.capacity);
+  const Planned planned = plan_all(data, o.plan, nullptr, &scores);
+  std::size_t compared = 0;
+  for (std::size_t i = 0; i < planned.plan.tiles.size(); ++i) {
+    const Tile& tile = planned.plan.tiles[i];
+    std::vector<std::int64_t> want(planned.plan.reads[i].keys.begin(),
+                                   planned.plan.reads[i].keys.end());
+    for (const auto& [begin, end] : planned.plan.reads[i].ranges)
+      for (std::int64_t j = begin; j < end; ++j) want.push_back(j);
+    for (std::size_t t = 0; t < tiles.size(); ++t) {
+      if (tiles[t].rows == 0 || tiles[t].batch != tile.batch || tiles[t].q != tile.first) continue;
+      const std::int64_t run = tile.head / view.share;
+      const auto at = static_cast<std::size_t>(run) * tiles.size() + t;
+      const cuda::Reads& r = reads[at];
+      const auto* from = list.data() + at * static_cast<std::size_t>(view.capacity);
+      std::vector<std::int64_t> got(from, from + r.keys);
+      for (int j = 0; j < r.sinks; ++j) got.push_back(j);
+      for (int j = r.window; j < r.end; ++j) got.push_back(j);
+      std::sort(got.begin(), got.end()), std::sort(want.begin(), want.end());
+      EXPECT_EQ(got, want) << "tile " << tile.first << ", head " << tile.head;
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, planned.plan.tiles.size());
+}
+
 TEST_P(Cuda, TopKByNorms) {
   for (const Score score : {Score::kKeyNorm, Score::kValueNorm}) {
     Data data(gpu_case(1, 2, 2, 200, 2000, 80, 64));
@@ -116,120 +136,6 @@ TEST_P(Cuda, TopKByNorms) {
     const Planned planned = plan_all(data, o.plan, nullptr, &scores);
     expect_near_plan(data, planned.plan, planned.shared);
   }
-}
-
-// With a budget of at least the number of keys every method is dense, bit for bit.
-TEST_P(Cuda, LargeBudgetsAreDense) {
-  for (const Method m :
-       {Method::kWindow, Method::kTopK, Method::kRouted, Method::kHyper, Method::kPrescoredHyper}) {
-    const Case c = gpu_case(2, 4, 2, 300, 2100, 64, 64);
-    Data dense(c), sparse(c);
-    DeviceCase(dense).run(method(Method::kDense));
-    Options o = method(m, 2100);
-    o.plan.score = Score::kKeyNorm;
-    DeviceCase(sparse).run(o);
-    EXPECT_TRUE(dense.o.same_bits(sparse.o)) << to_string(m);
-    EXPECT_TRUE(dense.lse.same_bits(sparse.lse)) << to_string(m);
-  }
-}
-
-TEST_P(Cuda, TwoRunsAreEqual) {
-  const Case c = gpu_case(2, 4, 2, 500, 3000, 128, 128);
-  Data first(c), second(c);
-  DeviceCase(first).run(method(Method::kRouted));
-  DeviceCase(second).run(method(Method::kRouted));
-  EXPECT_TRUE(first.o.same_bits(second.o));
-  EXPECT_TRUE(first.lse.same_bits(second.lse));
-}
-
-// No choice knows later keys, however the prompt is cut: a prefix alone gives the same rows.
-TEST_P(Cuda, ChunksChooseAlike) {
-  const Case c = gpu_case(1, 2, 1, 2560, 2560, 64, 64);
-  Data whole(c);
-  DeviceCase(whole).run(method(Method::kRouted));
-  for (const std::int64_t until : {1024, 1920}) {  // multiples of the tile
-    Case part_case = c;
-    part_case.n_q = 384, part_case.n_kv = until;
-    Data part(part_case);
-    copy(part.q, whole.q, until - 384), copy(part.k, whole.k, 0), copy(part.v, whole.v, 0);
-    DeviceCase(part).run(method(Method::kRouted));
-    for (std::int64_t h = 0; h < 2; ++h)
-      for (std::int64_t i = 0; i < 384; ++i)
-        for (std::int64_t x = 0; x < 64; ++x)
-          ASSERT_EQ(part.o.get(0, h, i, x), whole.o.get(0, h, i + until - 384, x))
-              << until << ' ' << h << ' ' << i << ' ' << x;
-  }
-}
-
-TEST_P(Cuda, NanStaysInItsHead) {
-  const Case c = gpu_case(1, 4, 4, 300, 2000, 64, 64);
-  Data clean(c), dirty(c);
-  dirty.k.fill_row(0, 1, 700, NAN), dirty.v.fill_row(0, 2, 3, INFINITY);
-  dirty.q.fill_row(0, 3, 5, NAN);
-  for (const Method m : {Method::kDense, Method::kRouted}) {
-    DeviceCase(clean).run(method(m));
-    DeviceCase(dirty).run(method(m));
-    for (std::int64_t i = 0; i < 300; ++i) {
-      EXPECT_TRUE(clean.o.same_row(dirty.o, 0, 0, i)) << to_string(m) << ' ' << i;
-      if (m == Method::kDense && i != 5) {
-        EXPECT_TRUE(clean.o.same_row(dirty.o, 0, 3, i)) << i;
-      }
-    }
-  }
-}
-
-// Sequences packed into one axis give what each gives alone.
-TEST_P(Cuda, PackedSequencesAreThoseSequences) {
-  const std::vector<std::int32_t> q_at{0, 100, 100, 740, 741}, k_at{0, 100, 300, 1700, 2600};
-  const Case c = gpu_case(1, 4, 2, 741, 2600, 64, 64);
-  Data packed(c);
-  const DeviceArray<std::int32_t> cu_q(q_at), cu_k(k_at);
-  Options o = method(Method::kRouted);
-  o.cuda.cu_seqlens_q = cu_q.data(), o.cuda.cu_seqlens_k = cu_k.data(), o.cuda.sequences = 4;
-  DeviceCase(packed).run(o);
-  expect_sentinels(packed);
-  for (std::size_t s = 0; s < 4; ++s) {
-    Case alone_case = c;
-    alone_case.n_q = q_at[s + 1] - q_at[s], alone_case.n_kv = k_at[s + 1] - k_at[s];
-    if (alone_case.n_q == 0) continue;
-    Data alone(alone_case);
-    copy(alone.q, packed.q, q_at[s]);
-    copy(alone.k, packed.k, k_at[s]), copy(alone.v, packed.v, k_at[s]);
-    DeviceCase(alone).run(method(Method::kRouted));
-    for (std::int64_t h = 0; h < 4; ++h)
-      for (std::int64_t i = 0; i < alone_case.n_q; ++i) {
-        ASSERT_EQ(alone.lse.get(0, h, i, 0), packed.lse.get(0, h, i + q_at[s], 0)) << s << ' ' << i;
-        for (std::int64_t x = 0; x < 64; ++x)
-          ASSERT_EQ(alone.o.get(0, h, i, x), packed.o.get(0, h, i + q_at[s], x)) << s << ' ' << i;
-      }
-  }
-}
-
-// A graph of one call, with the caller's workspace, gives the same bits as the call.
-TEST_P(Cuda, RunsInAGraphWithAGivenWorkspace) {
-  const Case c = gpu_case(1, 4, 2, 600, 2000, 128, 128);
-  Data eager(c), graphed(c);
-  DeviceCase(eager).run(method(Method::kRouted));
-  DeviceCase d(graphed);
-  Options o = method(Method::kRouted);
-  o.device = Device::kCuda, o.scale = graphed.scale();
-  cudaStream_t stream;
-  ok(cudaStreamCreate(&stream));
-  o.cuda.stream = stream;
-  const std::int64_t bytes = workspace_bytes(d.q.view(), d.k.view(), d.v.view(), o, 1);
-  const DeviceArray<char> memory(static_cast<std::size_t>(bytes));
-  o.cuda.workspace = memory.data(), o.cuda.workspace_bytes = bytes;
-  ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  attention(d.q.view(), d.k.view(), d.v.view(), d.state(), o);
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  ok(cudaStreamEndCapture(stream, &graph));
-  ok(cudaGraphInstantiate(&executable, graph, 0));
-  ok(cudaGraphLaunch(executable, stream));
-  ok(cudaStreamSynchronize(stream));
-  d.o.copy_back();
-  EXPECT_TRUE(eager.o.same_bits(graphed.o));
-  ok(cudaGraphExecDestroy(executable)), ok(cudaGraphDestroy(graph)), ok(cudaStreamDestroy(stream));
 }
 
 // In every dtype what the CPU makes of the same numbers in f32, rounded. Where a part is empty its
@@ -338,14 +244,35 @@ TEST(CudaErrors, EachMistakeIsOneSentence) {
 TEST(CudaErrors, MemoryOfTheHostIsRefused) {
   PRESCORE_NEEDS_GPU();
   Data data(gpu_case(1, 2, 1, 40, 600, 64, 64));
-  Options o = method(Method::kDense);
-  o.device = Device::kCuda;
-  try {
-    attention(data.q.view(), data.k.view(), data.v.view(), {data.o.out(), nullptr}, o);
-    FAIL() << "was accepted";
-  } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("memory of q"), std::string::npos) << e.what();
-  }
+  const DeviceCase d(data);
+  alignas(256) static float host[4096];
+  const auto refused = [&](const char* what, const auto& spoil) {
+    Tensor q = d.q.view(), k = d.k.view(), v = d.v.view();
+    State out = d.state();
+    Options o = method(Method::kTopK);
+    o.device = Device::kCuda, o.plan.score = Score::kKeyNorm;
+    spoil(q, k, v, out, o);
+    try {
+      attention(q, k, v, out, o);
+      ADD_FAILURE() << what << " was accepted";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(std::string("memory of ") + what), std::string::npos)
+          << e.what();
+    }
+  };
+  refused("q", [&](auto& q, auto&, auto&, auto&, auto&) { q = data.q.view(); });
+  refused("k", [&](auto&, auto& k, auto&, auto&, auto&) { k = data.k.view(); });
+  refused("v", [&](auto&, auto&, auto& v, auto&, auto&) { v = data.v.view(); });
+  refused("o", [&](auto&, auto&, auto&, auto& out, auto&) { out.o = data.o.out(); });
+  refused("lse", [&](auto&, auto&, auto&, auto& out, auto&) { out.lse = host; });
+  refused("scores", [&](auto&, auto&, auto&, auto&, auto& o) { o.cuda.scores = host; });
+  refused("cu_seqlens_q", [&](auto&, auto&, auto&, auto&, auto& o) {
+    o.cuda.cu_seqlens_q = o.cuda.cu_seqlens_k = reinterpret_cast<const std::int32_t*>(host);
+    o.cuda.sequences = 1;
+  });
+  refused("workspace", [&](auto&, auto&, auto&, auto&, auto& o) {
+    o.cuda.workspace = host, o.cuda.workspace_bytes = std::int64_t{1} << 40;
+  });
 }
 
 // Whichever device is the current one; it stays so.

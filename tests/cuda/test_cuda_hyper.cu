@@ -138,34 +138,6 @@ TEST(CudaHyper, EqualScoresSurviveFromTheFirst) {
   EXPECT_EQ(r.counters.keys, 2 * 2 * keys);
 }
 
-TEST(CudaHyper, ChunksChooseAlikeAndTwoRunsAreEqual) {
-  PRESCORE_NEEDS_GPU();
-  Case c = hyper_case(2, 1, 2560, 2560, 64);
-  Data whole(c), again(c);
-  DeviceCase(whole).run(hyper(600));
-  DeviceCase(again).run(hyper(600));
-  EXPECT_TRUE(whole.o.same_bits(again.o));
-  EXPECT_TRUE(whole.lse.same_bits(again.lse));
-  c.n_q = 384, c.n_kv = 1920;
-  Data part(c);
-  for (std::int64_t b = 0; b < 2; ++b) {
-    for (std::int64_t i = 0; i < c.n_kv; ++i)
-      for (std::int64_t x = 0; x < 64; ++x)
-        part.k.set(b, 0, i, x, whole.k.get(b, 0, i, x)),
-            part.v.set(b, 0, i, x, whole.v.get(b, 0, i, x));
-    for (std::int64_t h = 0; h < 2; ++h)
-      for (std::int64_t i = 0; i < 384; ++i)
-        for (std::int64_t x = 0; x < 64; ++x)
-          part.q.set(b, h, i, x, whole.q.get(b, h, i + 1920 - 384, x));
-  }
-  DeviceCase(part).run(hyper(600));
-  for (std::int64_t b = 0; b < 2; ++b)
-    for (std::int64_t h = 0; h < 2; ++h)
-      for (std::int64_t i = 0; i < 384; ++i)
-        for (std::int64_t x = 0; x < 64; ++x)
-          ASSERT_EQ(part.o.get(b, h, i, x), whole.o.get(b, h, i + 1920 - 384, x)) << h << ' ' << i;
-}
-
 TEST(CudaHyper, RefusesWhatItLacks) {
   PRESCORE_NEEDS_GPU();
   Data data(hyper_case(2, 1, 600, 600, 64));

@@ -9,11 +9,11 @@ namespace prescore::test {
 namespace {
 
 using cuda::Arena;
-using cuda::bf16;
 
 // One routed call, its stages one by one, in memory that outlives it.
 struct Routed {
-  Routed(Data& data, Options o)
+  // `room`: for so many clusters; 0: as the call has it.
+  Routed(Data& data, Options o, int room = 0)
       : c(data.shape), device(data), call([&] {
           o.device = Device::kCuda, o.causal = c.causal, o.scale = data.scale();
           return cuda::prepare(device.q.view(), device.k.view(), device.v.view(), o);
@@ -24,11 +24,13 @@ struct Routed {
     cuda::lay_out(o, arena, call);
     call.problem.o = cuda::view(device.o.view());
     call.problem.lse = static_cast<float*>(const_cast<void*>(device.lse.view().data));
-    cuda::make_tables(call.problem, call.tile, call.plan.tiles, call.segment, call.index.segments,
+    cuda::make_tables(call.problem, call.tile, call.tiles, call.segment, call.index.segments,
                       nullptr);
-    cuda::build_index<bf16>(call.problem, call.index, nullptr);
-    cuda::plan_routed<bf16>(call.problem, call.plan, call.index, call.route, nullptr);
-    cuda::attend<bf16>(call.problem, call.plan, call.index, nullptr);
+    if (room > 0) call.route.clusters = room;
+    if (c.kv_type == DType::kF16)
+      stages<cuda::f16>();
+    else
+      stages<cuda::bf16>();
     ok(cudaDeviceSynchronize());
     device.o.copy_back(), device.lse.copy_back();
     const std::int64_t lists = call.plan.lists;
@@ -42,6 +44,12 @@ struct Routed {
     child = fetch(x.child, all * (x.groups + 1)), member = fetch(x.member, all * cuda::kSegment);
     node_k = fetch(static_cast<const std::uint16_t*>(x.node_k), all * x.nodes * c.d);
     node_v = fetch(static_cast<const std::uint16_t*>(x.node_v), all * x.nodes * c.d_v);
+  }
+  template <typename T>
+  void stages() {
+    cuda::build_index<T>(call.problem, call.index, nullptr);
+    cuda::plan_routed<T>(call.problem, call.plan, call.index, call.route, nullptr);
+    cuda::attend<T>(call.problem, call.plan, call.index, nullptr);
   }
   std::size_t workspace(const Options& o) {
     Arena sizing;
@@ -69,7 +77,7 @@ struct Routed {
                            std::int64_t i) const {
     std::vector<double> v;
     for (std::int64_t x = 0; x < d; ++x)
-      v.push_back(reference::load(from.data(), DType::kBF16, i * d + x));
+      v.push_back(reference::load(from.data(), c.kv_type, i * d + x));
     return v;
   }
 
@@ -116,8 +124,12 @@ Options routed(std::int64_t budget) {
   return o;
 }
 
-TEST(CudaIndex, NodesPartitionTheirSegmentAndKeepItsMeans) {
-  PRESCORE_NEEDS_GPU();
+class CudaIndex : public EachKernel {};
+PRESCORE_WITH_EACH_KERNEL(CudaIndex);
+class CudaPlan : public EachKernel {};
+PRESCORE_WITH_EACH_KERNEL(CudaPlan);
+
+TEST_P(CudaIndex, NodesPartitionTheirSegmentAndKeepItsMeans) {
   for (const std::int64_t d : {64, 80, 128, 256}) {
     Data data(clustered_case(40, 1700, d));
     cluster_keys(data, 3);
@@ -163,8 +175,7 @@ TEST(CudaIndex, NodesPartitionTheirSegmentAndKeepItsMeans) {
 }
 
 // As good a clustering as the CPU's, on data with and without clusters.
-TEST(CudaIndex, ObjectiveIsThatOfTheCpu) {
-  PRESCORE_NEEDS_GPU();
+TEST_P(CudaIndex, ObjectiveIsThatOfTheCpu) {
   for (const bool clustered : {false, true}) {
     Data data(clustered_case(40, 1536, 64));
     if (clustered) cluster_keys(data, 5);
@@ -197,25 +208,50 @@ TEST(CudaIndex, ObjectiveIsThatOfTheCpu) {
   }
 }
 
+// The index of heads of 128 in half of the shared memory is the same index.
+TEST(CudaSmallMemory, TheIndexIsTheSame) {
+  PRESCORE_NEEDS_GPU();
+  Data data(clustered_case(40, 1700, 128));
+  cluster_keys(data, 3);
+  const Routed large(data, routed(700));
+  EachKernel::use_kernels("GENERIC");
+  const Routed small(data, routed(700));
+  unsetenv("PRESCORE_CUDA_GENERIC");
+  EXPECT_EQ(large.member, small.member);
+  EXPECT_EQ(large.count, small.count);
+  EXPECT_EQ(large.child, small.child);
+  EXPECT_EQ(large.node_k, small.node_k);
+  EXPECT_EQ(large.node_v, small.node_v);
+}
+
 void expect_best(const Routed&, Data&);
 
 // Exactly once, in the past, within the budget, the best; and the output is that of the plan.
-TEST(CudaPlan, ReadsTheBestClustersOnceAndAttendsToThem) {
-  PRESCORE_NEEDS_GPU();
-  for (const auto& [n_q, n_kv, d, causal, together] : {std::tuple{300, 3000, 64, true, true},
-                                                       {300, 3000, 64, true, false},
-                                                       {40, 5000, 128, true, true},
-                                                       {200, 2500, 64, false, true},
-                                                       {200, 2500, 128, false, false},
-                                                       {1, 4000, 80, true, true}}) {
+TEST_P(CudaPlan, ReadsTheBestClustersOnceAndAttendsToThem) {
+  constexpr bool kFull = false, kApart = false, kStrict = true;
+  for (const auto& [n_q, n_kv, d, causal, together, strict, type] :
+       {std::tuple{300, 3000, 64, true, true, false, DType::kBF16},
+        {300, 3000, 64, true, kApart, false, DType::kF16},
+        {40, 5000, 128, true, true, false, DType::kBF16},
+        {200, 2500, 64, kFull, true, false, DType::kBF16},
+        {200, 2500, 128, kFull, kApart, false, DType::kBF16},
+        {1, 4000, 80, true, true, false, DType::kBF16},
+        {130, 2500, 96, true, true, false, DType::kF16},
+        {130, 2500, 256, true, true, false, DType::kBF16},
+        {20, 3000, 64, true, true, kStrict, DType::kBF16},
+        {20, 3000, 128, true, kApart, kStrict, DType::kF16}}) {
+    SCOPED_TRACE(testing::Message() << n_q << " of " << n_kv << ", d " << d << causal << together
+                                    << strict << to_string(type));
     Case shape = clustered_case(n_q, n_kv, d);
     shape.causal = causal;
+    shape.q_type = shape.kv_type = shape.o_type = type;
     Data data(shape);
     cluster_keys(data, 7);
     Options o = routed(1000);
     o.plan.standin_share = 1e-4f;
     o.plan.open_groups = 1 << 20;  // all of them
     o.plan.heads_together = together;
+    if (strict) o.plan.routing = Routing::kStrict;
     const Routed r(data, o);
     std::int64_t standins = 0;
     const auto visit = [&](const reference::Problem& p, const reference::VisitRow& row) {
@@ -292,7 +328,7 @@ void expect_best(const Routed& r, Data& data) {
       };
       std::map<std::int64_t, double> share;  // of one key
       const int room = view.share == 1 ? cuda::kFewColumns : cuda::kManyColumns;
-      const int step = (128 * view.share + room - 1) / room;
+      const int step = (r.call.problem.tile * view.share + room - 1) / room;
       for (std::int64_t h = head; h < head + view.share; ++h)
         for (int q = tile.rows - 1; q >= 0; q -= step) {
           const double* query = p.q.row(b, h, tile.q + q);
@@ -333,8 +369,7 @@ void expect_best(const Routed& r, Data& data) {
 }
 
 // Keys that are all alike leave nothing to choose by: the budget is still used, deterministically.
-TEST(CudaPlan, EqualKeysFillTheBudget) {
-  PRESCORE_NEEDS_GPU();
+TEST_P(CudaPlan, EqualKeysFillTheBudget) {
   Data data(clustered_case(100, 4000, 64));
   for (std::int64_t b = 0; b < 2; ++b)
     for (std::int64_t h = 0; h < 2; ++h)
@@ -344,6 +379,31 @@ TEST(CudaPlan, EqualKeysFillTheBudget) {
     EXPECT_LE(reads.end - reads.window + reads.sinks + reads.keys, 1200);
   for (std::int64_t i = 0; i < 100; ++i)
     for (std::int64_t e = 0; e < 64; ++e) EXPECT_TRUE(std::isfinite(data.o.get(0, 0, i, e)));
+}
+
+// Where the clusters of the opened groups have no room, the best groups keep theirs, not the first.
+TEST_P(CudaPlan, LittleRoomIsForTheBestGroups) {
+  constexpr std::int64_t kBegin = 3072, kEnd = 3584;  // keys that queries want
+  Data data(clustered_case(100, 5000, 64));
+  for (std::int64_t b = 0; b < 2; ++b) {
+    for (std::int64_t h = 0; h < 4; ++h)
+      for (std::int64_t i = 0; i < 100; ++i) data.q.set(b, h, i, 0, 8);
+    for (std::int64_t h = 0; h < 2; ++h)
+      for (std::int64_t i = kBegin; i < kEnd; ++i) data.k.set(b, h, i, 0, 8);
+  }
+  Options o = routed(1000);
+  o.plan.open_groups = 1 << 20;
+  const Routed r(data, o, /*room=*/64);
+  for (std::size_t i = 0; i < r.reads.size(); ++i) {
+    const cuda::Reads& reads = r.reads[i];
+    if (reads.end == 0) continue;  // a tile without queries
+    const std::int32_t* list = r.list.data() + static_cast<std::int64_t>(i) * r.call.plan.capacity;
+    EXPECT_GT(reads.keys, 0);
+    for (int j = 0; j < reads.keys; ++j) {
+      EXPECT_GE(list[j], kBegin) << i;
+      EXPECT_LT(list[j], kEnd) << i;
+    }
+  }
 }
 
 }  // namespace

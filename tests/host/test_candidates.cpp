@@ -82,7 +82,9 @@ TEST(Candidates, DrawnOnesAreAmongAll) {
 }
 
 TEST(Candidates, OfOtherExperimentsAreUnderstood) {
-  const auto parse = [](const Candidate& c, std::int64_t budget) { return options_of(c, budget); };
+  const auto parse = [](const Candidate& c, std::int64_t budget) {
+    return options_of(sized(c, budget), budget);
+  };
   for (const auto& list : {coverage_methods(), layer_methods(), retrieval_methods()}) {
     expect_understood(list, parse);
     expect_understood(quick_forms(list), parse);
