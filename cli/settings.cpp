@@ -65,6 +65,10 @@ void MethodFlags::add_to(CLI::App& app) {
   app.add_flag("--hyper-centred,!--no-hyper-centred", hyper.centred,
                "hyper: hash keys around their mean (default)")
       ->group(group);
+  app.add_option("--plan-seed", choice.seed,
+                 "Of what is drawn: hash directions, samples, random scores, first centroids")
+      ->capture_default_str()
+      ->group(group);
   count("--dense-until", dense_until,
         "Tiles that see at most so many keys read them all, 0: the budget");
   app.add_option("--compute", compute, "Precision of the products: auto, f32, bf16")
@@ -123,7 +127,7 @@ Options MethodFlags::options(const Model* model) const {
   o.plan.budget = budget, o.plan.window = window, o.plan.sinks = sinks, o.plan.tile = tile;
   o.plan.open_groups = open_groups, o.plan.open_segments = open_segments;
   o.plan.route_stride = route_stride, o.plan.standin_share = standin_share;
-  o.plan.heads_together = choice.heads_together;
+  o.plan.heads_together = choice.heads_together, o.plan.seed = choice.seed;
   o.score = scoring;
   if (pre_rope && model != nullptr) o.score.rotation = model->rotation();
   o.score.cluster_score = host::parse_cluster_score("--cluster-score", cluster_score);

@@ -42,6 +42,12 @@ TEST(MethodFlags, EveryVariantOfAScoreCanBeAskedFor) {
   EXPECT_EQ(universal.plan.least_score, 0.25f);
 }
 
+TEST(MethodFlags, OneSeedIsOfThePlanAndOfTheScore) {
+  const Options o = parsed("--plan-seed 7");
+  EXPECT_EQ(o.plan.seed, 7u);
+  EXPECT_EQ(score_options(o).seed, 7u);
+}
+
 TEST(MethodFlags, WhatIsOutOfRangeIsRefused) {
   for (const char* bad : {"--leverage some", "--kernel some", "--degree 5", "--features 1000",
                           "--sigma -1", "--sketch-rows -1"})
