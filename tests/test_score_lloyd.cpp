@@ -5,6 +5,7 @@
 #include <limits>
 #include <numbers>
 #include <numeric>
+#include <set>
 
 #include "common/random.h"
 #include "score/clusters.h"
@@ -27,10 +28,18 @@ Storage any_keys(std::uint64_t seed) {
 std::vector<std::int64_t> seeds_of(const Storage& k, std::uint64_t seed, bool absolute = false) {
   const auto serial = make_serial_executor();
   const HeadKeys keys(k.view(), 0, 0, 0, kN, *serial);
-  return seed_rows(keys, kD + 1, seed, *serial, [&](std::int64_t i, std::int64_t j) {
-    const Eigen::RowVectorXf x = keys.rows().row(i) - keys.rows().row(j);
-    return absolute ? x.lpNorm<1>() : x.squaredNorm();
-  });
+  return seed_rows(keys, kD + 1, seed, *serial,
+                   [&](const float* row, const void* const* key, int n, float* out) {
+                     for (int j = 0; j < n; ++j) {
+                       const auto* x = static_cast<const float*>(key[j]);
+                       double sum = 0;
+                       for (std::int64_t c = 0; c < k.shape()[3]; ++c) {
+                         const double e = double{x[c]} - double{row[c]};
+                         sum += absolute ? std::abs(e) : e * e;
+                       }
+                       out[j] = static_cast<float>(sum);
+                     }
+                   });
 }
 
 TEST(ScoreLloyd, KMeansOfAnyKeysIsLloydFromItsSeeds) {
@@ -114,6 +123,68 @@ TEST(ScoreLloyd, KernelKMeansOfAnyKeysIsLloydOverItsFeatures) {
           ASSERT_NEAR(got[i], want.distance[i], 1e-4) << iterations << " iterations, key " << i;
       }
   }
+}
+
+// Many keys pass once for several seeds; seeds are still drawn in proportion to the weights: of
+// three places with 1, 3 and 12000 keys, far apart, each gets a seed, and where all keys are alike
+// there are as many seeds as asked for.
+TEST(ScoreLloyd, SeedsOfManyKeysFindSmallClusters) {
+  constexpr std::int64_t kMany = 12004;
+  const auto serial = make_serial_executor();
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    Storage k(DType::kF32, {1, 1, kMany, 4});
+    std::mt19937_64 random(seed);
+    k.fill_normal(random);
+    for (std::int64_t i = 0; i < 4; ++i) k.set(0, 0, i * 2500, 1, i == 0 ? 1e5 : -1e5);
+    const HeadKeys keys(k.view(), 0, 0, 0, kMany, *serial);
+    const auto weights = [](const float* row, const void* const* key, int n, float* out) {
+      for (int j = 0; j < n; ++j) {
+        out[j] = 0;
+        for (int c = 0; c < 4; ++c) {
+          const float e = static_cast<const float*>(key[j])[c] - row[c];
+          out[j] += e * e;
+        }
+      }
+    };
+    const auto rows = seed_rows(keys, 40, seed, *serial, weights);
+    ASSERT_EQ(rows.size(), 40u);
+    int high = 0, low = 0;
+    for (const auto r : rows) high += k.get(0, 0, r, 1) > 1e4, low += k.get(0, 0, r, 1) < -1e4;
+    EXPECT_EQ(high, 1) << seed;
+    EXPECT_GE(low, 1) << seed;
+    const std::set<std::int64_t> unlike(rows.begin(), rows.end());
+    EXPECT_EQ(unlike.size(), rows.size()) << "a key that is a seed weighs nothing";
+  }
+  Storage alike(DType::kF32, {1, 1, kMany, 4});
+  for (std::int64_t i = 0; i < kMany; ++i) alike.fill_row(0, 0, i, 2.5);
+  const HeadKeys keys(alike.view(), 0, 0, 0, kMany, *serial);
+  const auto nothing = [](const float*, const void* const*, int n, float* out) {
+    std::fill_n(out, n, 0.0f);
+  };
+  EXPECT_EQ(seed_rows(keys, 40, 1, *serial, nothing).size(), 40u);
+}
+
+// Of keys that weigh 1 and 4, as many each, one in five seeds is of the first.
+TEST(ScoreLloyd, SeedsOfManyKeysFollowTheirWeights) {
+  constexpr std::int64_t kMany = 6000;
+  const auto serial = make_serial_executor();
+  Storage k(DType::kF32, {1, 1, kMany, 1});
+  for (std::int64_t i = 0; i < kMany; ++i) k.set(0, 0, i, 0, i < kMany / 2 ? 1 : 2);
+  const HeadKeys keys(k.view(), 0, 0, 0, kMany, *serial);
+  // Weights of the key alone, whatever the seeds.
+  const auto weights = [](const float*, const void* const* key, int n, float* out) {
+    for (int j = 0; j < n; ++j) {
+      const float x = *static_cast<const float*>(key[j]);
+      out[j] = x * x;
+    }
+  };
+  int second = 0, all = 0;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const auto rows = seed_rows(keys, 20, mix(seed), *serial, weights);
+    for (std::size_t i = 1; i < rows.size(); ++i, ++all) second += rows[i] >= kMany / 2;
+  }
+  const double share = second / static_cast<double>(all), deviation = std::sqrt(.8 * .2 / all);
+  EXPECT_NEAR(share, 0.8, 4 * deviation);
 }
 
 }  // namespace

@@ -11,48 +11,108 @@ std::int64_t cluster_count(const HeadKeys& keys, const ScoreOptions& o) {
   return std::min(o.clusters > 0 ? o.clusters : keys.d() + 1, keys.n());
 }
 
-std::vector<std::int64_t> seed_rows(
-    const HeadKeys& keys, std::int64_t centres, std::uint64_t seed, Executor& executor,
-    const std::function<float(std::int64_t key, std::int64_t row)>& weight) {
-  constexpr std::int64_t kPerCentre = 256;
-  const std::int64_t stride = std::max<std::int64_t>(1, keys.n() / (kPerCentre * centres));
-  const std::int64_t n = (keys.n() - 1) / stride + 1, part = 1024, parts = (n - 1) / part + 1;
-  std::vector<float> least(static_cast<std::size_t>(n));
-  for (std::int64_t i = 0; i < n; ++i)
-    least[static_cast<std::size_t>(i)] =
-        keys.finite(i * stride) ? std::numeric_limits<float>::max() : 0;
-  std::vector<double> mass(static_cast<std::size_t>(parts));
+namespace {
 
-  const auto draw = [&](double u) {
+// The keys that may become seeds, and the least weight of each over the seeds so far.
+class Sample {
+ public:
+  Sample(const HeadKeys& keys, std::int64_t stride, const SeedWeights& weights)
+      : weights_(weights), n_((keys.n() - 1) / stride + 1), rows_(n_, keys.d()),
+        row_(static_cast<std::size_t>(n_)), least_(static_cast<std::size_t>(n_)),
+        mass_(static_cast<std::size_t>((n_ - 1) / kPart + 1)) {
+    for (std::int64_t i = 0; i < n_; ++i) {
+      rows_.row(i) = keys.rows().row(i * stride);
+      row_[static_cast<std::size_t>(i)] = rows_.row(i).data();
+      least_[static_cast<std::size_t>(i)] =
+          keys.finite(i * stride) ? std::numeric_limits<float>::max() : 0;
+    }
+  }
+
+  /// Takes these seeds into account, keys passing once.
+  void add(const std::vector<std::int64_t>& seeds, Executor& executor) {
+    executor.run(static_cast<std::int64_t>(mass_.size()), [&](std::int64_t p, int) {
+      const std::int64_t begin = p * kPart, here = std::min(n_ - begin, kPart);
+      double sum = 0;
+      for (std::int64_t i = begin; i < begin + here; i += kStep) {
+        const auto n = static_cast<int>(std::min(kStep, begin + here - i));
+        float weight[kStep];
+        float* least = &least_[static_cast<std::size_t>(i)];
+        for (const std::int64_t seed : seeds) {
+          weights_(rows_.row(seed).data(), &row_[static_cast<std::size_t>(i)], n, weight);
+          for (int j = 0; j < n; ++j) least[j] = std::min(least[j], weight[j]);
+        }
+        for (int j = 0; j < n; ++j) sum += double{least[j]};
+      }
+      mass_[static_cast<std::size_t>(p)] = sum;
+    });
+  }
+
+  float least(std::int64_t i) const { return least_[static_cast<std::size_t>(i)]; }
+  /// The weight of key i were `seed` the only seed.
+  float weight(std::int64_t i, std::int64_t seed) const {
+    float w = 0;
+    weights_(rows_.row(seed).data(), &row_[static_cast<std::size_t>(i)], 1, &w);
+    return w;
+  }
+  std::int64_t size() const { return n_; }
+
+  /// The key at u of [0, 1) in proportion to the weights; any where they say nothing.
+  std::int64_t draw(double u) const {
     double total = 0;
-    for (const double m : mass) total += m;
+    for (const double m : mass_) total += m;
     if (!(total > 0) || !std::isfinite(total))
-      return std::min(n - 1, static_cast<std::int64_t>(u * static_cast<double>(n)));
+      return std::min(n_ - 1, static_cast<std::int64_t>(u * static_cast<double>(n_)));
     double left = u * total;
-    std::int64_t at = 0, last = 0;
-    while (at + 1 < parts && left >= mass[static_cast<std::size_t>(at)])
-      left -= mass[static_cast<std::size_t>(at++)];
-    for (std::int64_t i = at * part; i < std::min(n, (at + 1) * part); ++i) {
-      const double w = double{least[static_cast<std::size_t>(i)]};
+    std::size_t part = 0;
+    while (part + 1 < mass_.size() && left >= mass_[part]) left -= mass_[part++];
+    const auto begin = static_cast<std::int64_t>(part) * kPart;
+    std::int64_t last = 0;
+    for (std::int64_t i = begin; i < std::min(n_, begin + kPart); ++i) {
+      const double w = double{least(i)};
       if (w > 0) last = i;
       if (w > 0 && left < w) return i;
       left -= w;
     }
     return last;  // rounding ate the last share
-  };
+  }
 
-  std::vector<std::int64_t> rows;
+ private:
+  static constexpr std::int64_t kPart = 1024, kStep = 64;  // of a task; that stay in a cache
+  const SeedWeights& weights_;
+  std::int64_t n_;
+  RowsF rows_;
+  std::vector<const void*> row_;
+  std::vector<float> least_;
+  std::vector<double> mass_;
+};
+
+}  // namespace
+
+std::vector<std::int64_t> seed_rows(const HeadKeys& keys, std::int64_t centres, std::uint64_t seed,
+                                    Executor& executor, const SeedWeights& weights) {
+  constexpr std::int64_t kPerCentre = 256;
+  const std::int64_t stride = std::max<std::int64_t>(1, keys.n() / (kPerCentre * centres));
+  Sample sample(keys, stride, weights);
+  // Many keys pass once for several seeds. The weights by which a seed is drawn are then those
+  // before its latest companions; it is kept with the share that they leave of its weight, which
+  // makes the probabilities those of the definition.
+  const std::size_t together = sample.size() <= 4096 ? 1 : 8;
+  constexpr std::uint64_t kAttempts = 32;
+  std::vector<std::int64_t> rows, waiting;
   for (std::int64_t c = 0; c < centres; ++c) {
-    rows.push_back(draw(unit(mix(seed + static_cast<std::uint64_t>(c)))) * stride);
-    executor.run(parts, [&](std::int64_t p, int) {
-      double sum = 0;
-      for (std::int64_t i = p * part; i < std::min(n, (p + 1) * part); ++i) {
-        float& x = least[static_cast<std::size_t>(i)];
-        if (x > 0) x = std::min(x, weight(i * stride, rows.back()));
-        sum += double{x};
-      }
-      mass[static_cast<std::size_t>(p)] = sum;
-    });
+    std::uint64_t stream = seed + static_cast<std::uint64_t>(c);
+    std::int64_t at = sample.draw(unit(mix(stream)));
+    for (std::uint64_t i = 0; !waiting.empty(); ++i) {
+      float left = sample.least(at);
+      for (const std::int64_t w : waiting) left = std::min(left, sample.weight(at, w));
+      stream = mix(stream + 1);
+      if (unit(mix(stream)) * double{sample.least(at)} < double{left}) break;
+      if (i == kAttempts) sample.add(waiting, executor), waiting.clear();
+      stream = mix(stream + 1);
+      at = sample.draw(unit(mix(stream)));
+    }
+    rows.push_back(at * stride), waiting.push_back(at);
+    if (c == 0 || waiting.size() == together) sample.add(waiting, executor), waiting.clear();
   }
   return rows;
 }

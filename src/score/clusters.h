@@ -9,13 +9,15 @@
 
 namespace prescore {
 
+/// out[j] <- what speaks for key j as a further centre beside `row`, of n keys anywhere.
+using SeedWeights =
+    std::function<void(const float* row, const void* const* keys, int n, float* out)>;
 /// Rows of `keys` for k-means++ (Arthur and Vassilvitskii 2007): the first uniformly, each further
-/// one with probability in proportion to weight(i, row), the least over the rows so far (the
-/// squared distance for k-means, the distance for k-medians). From 512 keys a centre on only every
-/// n-th key takes part, which leaves 256 to 511 a centre.
-std::vector<std::int64_t> seed_rows(
-    const HeadKeys& keys, std::int64_t centres, std::uint64_t seed, Executor&,
-    const std::function<float(std::int64_t key, std::int64_t row)>& weight);
+/// one with probability in proportion to its weight, the least over the rows so far (the squared
+/// distance for k-means, the distance for k-medians). From 512 keys a centre on only every n-th key
+/// takes part, which leaves 256 to 511 a centre.
+std::vector<std::int64_t> seed_rows(const HeadKeys& keys, std::int64_t centres, std::uint64_t seed,
+                                    Executor&, const SeedWeights&);
 
 /// Number of clusters asked for, never more than keys.
 std::int64_t cluster_count(const HeadKeys&, const ScoreOptions&);

@@ -20,11 +20,12 @@ using Sums = Eigen::MatrixXd;
 KMeans::KMeans(const HeadKeys& keys, std::int64_t clusters, const ScoreOptions& o,
                std::uint64_t seed, Executor& executor)
     : mean_(keys.mean(executor)), centres_(clusters, keys.d()) {
-  const auto weight = [&](std::int64_t i, std::int64_t j) {
-    const float distance2 = (keys.rows().row(i) - keys.rows().row(j)).squaredNorm();
-    return o.distance_seeds ? std::sqrt(distance2) : distance2;
+  const auto weights = [&](const float* row, const void* const* key, int n, float* out) {
+    tile::row_kernels().squared_distances(row, key, DType::kF32, n, static_cast<int>(keys.d()),
+                                          out);
+    if (o.distance_seeds) std::transform(out, out + n, out, [](float x) { return std::sqrt(x); });
   };
-  const std::vector<std::int64_t> rows = seed_rows(keys, centres_.rows(), seed, executor, weight);
+  const std::vector<std::int64_t> rows = seed_rows(keys, centres_.rows(), seed, executor, weights);
   for (Eigen::Index c = 0; c < centres_.rows(); ++c)
     centres_.row(c) = keys.rows().row(rows[static_cast<std::size_t>(c)]) - mean_;
   std::vector<std::int32_t> centre(static_cast<std::size_t>(keys.n()));

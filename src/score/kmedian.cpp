@@ -12,8 +12,9 @@ class KMedianScorer final : public ClusterScorer {
                 Executor& executor)
       : ClusterScorer(o.cluster_score), centres_(cluster_count(keys, o), keys.d()) {
     const auto rows = seed_rows(keys, centres_.rows(), mix(o.seed) + stream, executor,
-                                [&](std::int64_t i, std::int64_t j) {
-                                  return (keys.rows().row(i) - keys.rows().row(j)).lpNorm<1>();
+                                [&](const float* row, const void* const* key, int n, float* out) {
+                                  tile::row_kernels().distances(row, key, DType::kF32, n,
+                                                                static_cast<int>(keys.d()), out);
                                 });
     for (Eigen::Index c = 0; c < centres_.rows(); ++c)
       centres_.row(c) = keys.rows().row(rows[static_cast<std::size_t>(c)]);
@@ -30,13 +31,16 @@ class KMedianScorer final : public ClusterScorer {
   // Ties to the first centre.
   void nearest(const HeadKeys& keys, std::int32_t* centre, float* distance,
                Executor& executor) const override {
+    std::vector<const void*> rows;
+    for (Eigen::Index c = 0; c < centres_.rows(); ++c) rows.push_back(centres_.row(c).data());
     executor.run(keys.chunks(), [&](std::int64_t chunk, int) {
+      std::vector<float> to(rows.size());
       for (std::int64_t i = keys.begin(chunk); i < keys.end(chunk); ++i) {
-        centre[i] = 0;
-        for (Eigen::Index c = 0; c < centres_.rows(); ++c) {
-          const float x = (keys.rows().row(i) - centres_.row(c)).lpNorm<1>();
-          if (c == 0 || x < distance[i]) distance[i] = x, centre[i] = static_cast<std::int32_t>(c);
-        }
+        tile::row_kernels().distances(keys.rows().row(i).data(), rows.data(), DType::kF32,
+                                      static_cast<int>(rows.size()), static_cast<int>(keys.d()),
+                                      to.data());
+        const auto best = std::min_element(to.begin(), to.end());
+        distance[i] = *best, centre[i] = static_cast<std::int32_t>(best - to.begin());
       }
     });
   }

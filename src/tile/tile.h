@@ -84,6 +84,11 @@ struct RowKernels {
   Isa isa;
   /// out[j] = q . rows[j]
   void (*dots)(const float* q, const void* const* rows, DType dtype, int n, int d, float* out);
+  /// out[j] = |q - rows[j]|^2
+  void (*squared_distances)(const float* q, const void* const* rows, DType dtype, int n, int d,
+                            float* out);
+  /// out[j] = sum |q - rows[j]|
+  void (*distances)(const float* q, const void* const* rows, DType dtype, int n, int d, float* out);
   /// o = alpha o + sum_j p[j] rows[j]
   void (*axpys)(const float* p, const void* const* rows, DType dtype, int n, int d, float alpha,
                 float* o);

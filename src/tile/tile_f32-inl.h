@@ -285,26 +285,44 @@ void softmax(float* s, int n, int n_pad, int vecs, float scale, const BlockMask&
 
 // ---- rows ----------------------------------------------------------------------------------
 
-template <int kR>
-HWY_INLINE void dots_block(const float* q, const void* const* rows, DType t, int d, float* out) {
+// What two elements add to a sum over columns.
+struct Product {
+  static HWY_INLINE V add(V sum, V x, V y) { return hn::MulAdd(x, y, sum); }
+  static float add(float sum, float x, float y) { return sum + x * y; }
+};
+struct SquaredDifference {
+  static HWY_INLINE V add(V sum, V x, V y) {
+    const V e = hn::Sub(x, y);
+    return hn::MulAdd(e, e, sum);
+  }
+  static float add(float sum, float x, float y) { return sum + (x - y) * (x - y); }
+};
+struct Difference {
+  static HWY_INLINE V add(V sum, V x, V y) { return hn::Add(sum, hn::Abs(hn::Sub(x, y))); }
+  static float add(float sum, float x, float y) { return sum + std::abs(x - y); }
+};
+
+template <typename Term, int kR>
+HWY_INLINE void sums_block(const float* q, const void* const* rows, DType t, int d, float* out) {
   const D tag;
   V acc[kR];
   for (int r = 0; r < kR; ++r) acc[r] = hn::Zero(tag);
   int i = 0;
   for (; i + kN <= d; i += kN) {
     const V x = hn::LoadU(tag, q + i);
-    for (int r = 0; r < kR; ++r) acc[r] = hn::MulAdd(x, load_f32(rows[r], t, i), acc[r]);
+    for (int r = 0; r < kR; ++r) acc[r] = Term::add(acc[r], x, load_f32(rows[r], t, i));
   }
   for (int r = 0; r < kR; ++r) {
     float sum = hn::GetLane(hn::SumOfLanes(tag, acc[r]));
-    for (int c = i; c < d; ++c) sum += q[c] * load_element(rows[r], t, c);
+    for (int c = i; c < d; ++c) sum = Term::add(sum, q[c], load_element(rows[r], t, c));
     out[r] = sum;
   }
 }
-void dots(const float* q, const void* const* rows, DType t, int n, int d, float* out) {
+template <typename Term>
+void sums(const float* q, const void* const* rows, DType t, int n, int d, float* out) {
   int j = 0;
-  for (; j + 4 <= n; j += 4) dots_block<4>(q, rows + j, t, d, out + j);
-  for (; j < n; ++j) dots_block<1>(q, rows + j, t, d, out + j);
+  for (; j + 4 <= n; j += 4) sums_block<Term, 4>(q, rows + j, t, d, out + j);
+  for (; j < n; ++j) sums_block<Term, 1>(q, rows + j, t, d, out + j);
 }
 
 void axpys(const float* p, const void* const* rows, DType t, int n, int d, float alpha, float* o) {
@@ -383,8 +401,23 @@ inline Kernels make_kernels(Isa isa) {
 }
 
 inline RowKernels make_row_kernels(Isa isa) {
-  return {isa,   dots,       axpys,        exp2s,      max_of,    to_f32,    from_f32, add_totals,
-          total, rank_nodes, add_log_sums, add_shares, threshold, partition, argmax};
+  return {isa,
+          sums<Product>,
+          sums<SquaredDifference>,
+          sums<Difference>,
+          axpys,
+          exp2s,
+          max_of,
+          to_f32,
+          from_f32,
+          add_totals,
+          total,
+          rank_nodes,
+          add_log_sums,
+          add_shares,
+          threshold,
+          partition,
+          argmax};
 }
 
 }  // namespace
