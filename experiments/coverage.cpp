@@ -24,13 +24,7 @@
 namespace prescore::experiments {
 const std::vector<Candidate>& coverage_methods() {
   static const std::vector<Candidate> all = [] {
-    std::vector<Candidate> list = {
-        {"window", "window"},
-        {"top-k random", "topk --key-score random"},
-        {"top-k norm", "topk --key-score norm"},
-        {"top-k Gaussian norm", "topk --key-score gaussian_norm"},
-        {"top-k value norm", "topk --key-score value_norm"},
-        {"top-k key difference", "topk --key-score keydiff"},
+    std::vector<Candidate> list = with_simple_methods({
         {"top-k k-means", "topk --key-score kmeans"},
         {"top-k k-means relative", "topk --key-score kmeans --cluster-score relative"},
         {"top-k k-means nearness", "topk --key-score kmeans --cluster-score nearness"},
@@ -42,14 +36,12 @@ const std::vector<Candidate>& coverage_methods() {
         {"top-k expected", "topk --key-score expected"},
         {"top-k received", "topk --key-score received"},
         {"top-k oracle", "topk --key-score oracle"},
-        {"top-k received, from afar",
-         "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
-         "--query-stride 2"},
+        received_from_afar(),
         {"HyperAttention", "hyper"},
         {"prescored Hyper, leverage", "prescored_hyper"},
         {"prescored Hyper, k-means", "prescored_hyper --key-score kmeans"},
         {"routed", "routed"},
-    };
+    });
     for (Candidate& c : list)
       if (c.flags.starts_with("topk")) c = with_far_step(c);
     return list;

@@ -56,12 +56,27 @@ std::vector<Candidate> parse_candidates(const std::vector<std::string>& texts) {
   return all;
 }
 
-const Candidate& half_window_received() {
-  static const Candidate best = {
-      "half window, received",
-      "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
-      "--query-stride 2 --half-window"};
-  return best;
+std::vector<Candidate> with_simple_methods(std::initializer_list<Candidate> more) {
+  std::vector<Candidate> all = {
+      {"window", "window"},
+      {"top-k random", "topk --key-score random"},
+      {"top-k norm", "topk --key-score norm"},
+      {"top-k Gaussian norm", "topk --key-score gaussian_norm"},
+      {"top-k value norm", "topk --key-score value_norm"},
+      {"top-k key difference", "topk --key-score keydiff"},
+  };
+  all.insert(all.end(), more);
+  return all;
+}
+
+Candidate received_from_afar() {
+  return {"top-k received, from afar",
+          "topk --key-score received --score-segment 64 --score-distance 64 --score-growth 1 "
+          "--query-stride 2"};
+}
+
+Candidate half_window_received() {
+  return {"half window, received", received_from_afar().flags + " --half-window"};
 }
 
 bool take(Candidate& c, std::string_view word) {

@@ -1,6 +1,7 @@
 // prescore experiment NAME: what all experiments share.
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <string>
@@ -31,9 +32,12 @@ struct Candidate {
 std::vector<Candidate> parse_candidates(const std::vector<std::string>& texts);
 /// NAME and the rest of a text NAME=REST; `flag` has it. Throws cli::BadInput.
 std::pair<std::string, std::string> named(const std::string& text, const char* flag);
-/// The best of the scores that do not look at the query, beside half a window: see
-/// docs/experiments/lm.md.
-const Candidate& half_window_received();
+/// A window and top-k by the simplest scores, then `more`.
+std::vector<Candidate> with_simple_methods(std::initializer_list<Candidate> more);
+/// Top-k by the attention received from 64 positions on, fitted anew each 64 keys.
+Candidate received_from_afar();
+/// The same beside half a window: the best without a look at the query, see docs/experiments/lm.md.
+Candidate half_window_received();
 /// Windows of a candidate that depend on the budget: --half-window and the like become --window.
 Candidate sized(Candidate, std::int64_t budget);
 /// Takes a word out of a candidate's flags; whether it was there.

@@ -19,26 +19,23 @@
 
 namespace prescore::experiments {
 const std::vector<Candidate>& layer_methods() {
-  static const std::vector<Candidate> all = {
-      {"dense", "dense"},
-      {"window", "window"},
-      {"top-k random", "topk --key-score random"},
-      {"top-k norm", "topk --key-score norm"},
-      {"top-k Gaussian norm", "topk --key-score gaussian_norm"},
-      {"top-k value norm", "topk --key-score value_norm"},
-      {"top-k key difference", "topk --key-score keydiff"},
-      {"top-k leverage", "topk --key-score leverage"},
-      {"top-k universal set", "topk --key-score universal"},
-      {"top-k k-means", "topk --key-score kmeans"},
-      {"top-k k-medians", "topk --key-score kmedian"},
-      {"top-k kernel k-means", "topk --key-score kernel_kmeans"},
-      {"top-k expected", "topk --key-score expected"},
-      {"top-k received", "topk --key-score received"},
-      {"HyperAttention", "hyper"},
-      {"Hyper, leaf 4096", "hyper --hyper-leaf 4096 --hyper-block 256 --hyper-samples 256"},
-      {"prescored Hyper", "prescored_hyper --key-score leverage"},
-      {"routed", "routed"},
-  };
+  static const std::vector<Candidate> all = [] {
+    std::vector<Candidate> list = with_simple_methods({
+        {"top-k leverage", "topk --key-score leverage"},
+        {"top-k universal set", "topk --key-score universal"},
+        {"top-k k-means", "topk --key-score kmeans"},
+        {"top-k k-medians", "topk --key-score kmedian"},
+        {"top-k kernel k-means", "topk --key-score kernel_kmeans"},
+        {"top-k expected", "topk --key-score expected"},
+        {"top-k received", "topk --key-score received"},
+        {"HyperAttention", "hyper"},
+        {"Hyper, leaf 4096", "hyper --hyper-leaf 4096 --hyper-block 256 --hyper-samples 256"},
+        {"prescored Hyper", "prescored_hyper --key-score leverage"},
+        {"routed", "routed"},
+    });
+    list.insert(list.begin(), {"dense", "dense"});
+    return list;
+  }();
   return all;
 }
 

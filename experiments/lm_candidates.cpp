@@ -10,13 +10,7 @@ namespace prescore::experiments {
 namespace {
 
 const std::vector<Candidate>& default_candidates() {
-  static const std::vector<Candidate> all = {
-      {"window", "window"},
-      {"top-k random", "topk --key-score random"},
-      {"top-k norm", "topk --key-score norm"},
-      {"top-k Gaussian norm", "topk --key-score gaussian_norm"},
-      {"top-k value norm", "topk --key-score value_norm"},
-      {"top-k key difference", "topk --key-score keydiff"},
+  static const std::vector<Candidate> all = with_simple_methods({
       {"top-k k-means", "topk --key-score kmeans"},
       {"top-k k-means relative", "topk --key-score kmeans --cluster-score relative"},
       {"top-k k-means nearness", "topk --key-score kmeans --cluster-score nearness"},
@@ -48,7 +42,7 @@ const std::vector<Candidate>& default_candidates() {
        "prescored_hyper --key-score leverage --dense-until 4096"},
       {"prescored Hyper, k-means, exact to 4,096",
        "prescored_hyper --key-score kmeans --dense-until 4096"},
-  };
+  });
   return all;
 }
 

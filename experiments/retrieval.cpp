@@ -212,13 +212,13 @@ void Retrieval::run() {
   for (const Candidate& m : candidates()) {
     for (const std::int64_t size : sizes_of(m)) {
       rows.push_back({m.name, m.flags == "dense" ? "all" : std::to_string(size)});
+      const Candidate exact = sized(m, size);
       Sums sums;
       for (std::size_t kind = 0; kind < maps.size(); ++kind) {
         const Needle needle = needles[kind];
         double mean = 0;
         maps[kind].values.emplace_back();
         for (const double depth : depths_of(needle)) {
-          const Candidate exact = sized(m, size);
           const json key = {{"method", exact.flags},
                             {"budget", size},
                             {"task", name_of(needle)},

@@ -25,6 +25,7 @@ struct Shared {
   static __host__ __device__ int codes(const Route& r) {
     return r.groups <= kMostGroups && r.groups > r.clusters ? r.groups : r.clusters;
   }
+  static int most_clusters(int bytes) { return (bytes - cluster) / (3 * 4); }  // with their codes
   static int bytes(const Route& r) { return cluster + (2 * r.clusters + codes(r)) * 4; }
 };
 
@@ -242,7 +243,7 @@ void choose_clusters(const Problem& p, const PlanView& plan, const IndexView& in
                      const Route& route, cudaStream_t stream) {
   using S = Shared<D, kMine>;
   Route fits = route;
-  fits.clusters = std::min(route.clusters, (most_shared("plan") - S::cluster) / 12);
+  fits.clusters = std::min(route.clusters, S::most_clusters(most_shared("plan")));
   const int bytes = S::bytes(fits);
   allow_shared(choose_kernel<T, D, kMine>, bytes, "plan");
   const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.lists));

@@ -48,11 +48,15 @@ class Sample {
   }
 
   float least(std::int64_t i) const { return least_[static_cast<std::size_t>(i)]; }
-  /// The weight of key i were `seed` the only seed.
-  float weight(std::int64_t i, std::int64_t seed) const {
-    float w = 0;
-    weights_(rows_.row(seed).data(), &row_[static_cast<std::size_t>(i)], 1, &w);
-    return w;
+  /// The same with these seeds too.
+  float least(std::int64_t i, const std::vector<std::int64_t>& seeds) const {
+    float least = this->least(i);
+    for (const std::int64_t seed : seeds) {
+      float weight = 0;
+      weights_(rows_.row(seed).data(), &row_[static_cast<std::size_t>(i)], 1, &weight);
+      least = std::min(least, weight);
+    }
+    return least;
   }
   std::int64_t size() const { return n_; }
 
@@ -97,19 +101,20 @@ std::vector<std::int64_t> seed_rows(const HeadKeys& keys, std::int64_t centres, 
   // before its latest companions; it is kept with the share that they leave of its weight, which
   // makes the probabilities those of the definition.
   const std::size_t together = sample.size() <= 4096 ? 1 : 8;
-  constexpr std::uint64_t kAttempts = 32;
+  constexpr int kAttempts = 32;
   std::vector<std::int64_t> rows, waiting;
   for (std::int64_t c = 0; c < centres; ++c) {
-    std::uint64_t stream = seed + static_cast<std::uint64_t>(c);
-    std::int64_t at = sample.draw(unit(mix(stream)));
-    for (std::uint64_t i = 0; !waiting.empty(); ++i) {
-      float left = sample.least(at);
-      for (const std::int64_t w : waiting) left = std::min(left, sample.weight(at, w));
+    auto uniform = [stream = seed + static_cast<std::uint64_t>(c)]() mutable {
+      const double u = unit(mix(stream));
       stream = mix(stream + 1);
-      if (unit(mix(stream)) * double{sample.least(at)} < double{left}) break;
+      return u;
+    };
+    std::int64_t at = sample.draw(uniform());
+    for (int i = 0; !waiting.empty(); ++i) {
+      const double before = sample.least(at), left = sample.least(at, waiting);
+      if (uniform() * before < left) break;
       if (i == kAttempts) sample.add(waiting, executor), waiting.clear();
-      stream = mix(stream + 1);
-      at = sample.draw(unit(mix(stream)));
+      at = sample.draw(uniform());
     }
     rows.push_back(at * stride), waiting.push_back(at);
     if (c == 0 || waiting.size() == together) sample.add(waiting, executor), waiting.clear();

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,19 +19,26 @@ inline bool have_gpu() { return !gpus().empty(); }
 #define PRESCORE_NEEDS_GPU() \
   if (!have_gpu()) GTEST_SKIP() << "no GPU"
 
-/// Tests that run with the kernels of this GPU, and with those for all of them.
+/// While it lives calls take the kernels of this GPU (TUNED), or those for all of them (GENERIC).
+class UseKernels {
+ public:
+  explicit UseKernels(const std::string& which) {
+    setenv("PRESCORE_CUDA_GENERIC", which == "GENERIC" ? "1" : "0", 1);
+  }
+  ~UseKernels() { unsetenv("PRESCORE_CUDA_GENERIC"); }
+  UseKernels(const UseKernels&) = delete;
+  UseKernels& operator=(const UseKernels&) = delete;
+};
+/// Tests that run with each.
 class EachKernel : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (!have_gpu()) GTEST_SKIP() << "no GPU";
-    use_kernels(GetParam());
+    kernels_.emplace(GetParam());
   }
-  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"); }
 
- public:
-  static void use_kernels(const std::string& which) {
-    setenv("PRESCORE_CUDA_GENERIC", which == "GENERIC" ? "1" : "0", 1);
-  }
+ private:
+  std::optional<UseKernels> kernels_;
 };
 #define PRESCORE_WITH_EACH_KERNEL(suite)                                 \
   INSTANTIATE_TEST_SUITE_P(, suite, testing::Values("TUNED", "GENERIC"), \
@@ -143,6 +151,52 @@ struct DeviceCase {
   }
   Data& data;
   Mirror q, k, v, o, lse;
+};
+
+/// A call whose stages run one by one, in memory that outlives it; its tables are filled.
+struct LaidOut {
+  LaidOut(Data& data, Options o)
+      : c(data.shape), device(data), call([&] {
+          o.device = Device::kCuda, o.causal = c.causal, o.scale = data.scale();
+          return cuda::prepare(device.q.view(), device.k.view(), device.v.view(), o);
+        }()),
+        memory(workspace(o)) {
+    ok(cudaMemset(memory.data(), 0xcd, workspace(o)));  // nothing relies on zeros
+    cuda::Arena arena(memory.data());
+    cuda::lay_out(o, arena, call);
+    call.problem.o = cuda::view(device.o.view());
+    call.problem.lse = static_cast<float*>(const_cast<void*>(device.lse.view().data));
+    cuda::make_tables(call.problem, call.tile, call.tiles, call.segment, call.index.segments,
+                      nullptr);
+  }
+  /// After planning: what is listed, of all tiles and lists.
+  void fetch_plans() {
+    ok(cudaDeviceSynchronize());
+    const std::int64_t lists = call.plan.lists, plans = lists * call.plan.tiles;
+    EXPECT_EQ(lists * call.plan.share, c.h_q) << "the case must fit one wave";
+    tiles = fetch(call.tile, call.plan.tiles);
+    reads = fetch(call.plan.reads, plans);
+    list = fetch(call.plan.list, plans * call.plan.capacity);
+  }
+  /// Of query head h and tile t, in `reads`, and by capacity in `list`.
+  std::int64_t plan_of(std::int64_t h, std::int64_t t) const {
+    return h / call.plan.share * call.plan.tiles + t;
+  }
+
+  Case c;
+  DeviceCase device;
+  cuda::Call call;
+  DeviceArray<char> memory;
+  std::vector<cuda::TileInfo> tiles;
+  std::vector<cuda::Reads> reads;
+  std::vector<std::int32_t> list;
+
+ private:
+  std::size_t workspace(const Options& o) {
+    cuda::Arena sizing;
+    cuda::lay_out(o, sizing, call);
+    return static_cast<std::size_t>(sizing.used());
+  }
 };
 
 }  // namespace prescore::test

@@ -7,36 +7,19 @@
 
 namespace prescore::test {
 
-// One routed call, its stages one by one, in memory that outlives it.
-struct Routed {
+// One routed call, looked at from inside.
+struct Routed : LaidOut {
   // `room`: for so many clusters; 0: as the call has it.
-  Routed(Data& data, Options o, int room = 0)
-      : c(data.shape), device(data), call([&] {
-          o.device = Device::kCuda, o.causal = c.causal, o.scale = data.scale();
-          return cuda::prepare(device.q.view(), device.k.view(), device.v.view(), o);
-        }()),
-        memory(workspace(o)) {
-    ok(cudaMemset(memory.data(), 0xcd, workspace(o)));  // nothing relies on zeros
-    cuda::Arena arena(memory.data());
-    cuda::lay_out(o, arena, call);
-    call.problem.o = cuda::view(device.o.view());
-    call.problem.lse = static_cast<float*>(const_cast<void*>(device.lse.view().data));
-    cuda::make_tables(call.problem, call.tile, call.tiles, call.segment, call.index.segments,
-                      nullptr);
+  Routed(Data& data, Options o, int room = 0) : LaidOut(data, o) {
     if (room > 0) call.route.clusters = room;
     if (c.kv_type == DType::kF16)
       stages<cuda::f16>();
     else
       stages<cuda::bf16>();
-    ok(cudaDeviceSynchronize());
+    fetch_plans();
     device.o.copy_back(), device.lse.copy_back();
-    const std::int64_t lists = call.plan.lists;
-    EXPECT_EQ(lists * call.plan.share, c.h_q) << "the case must fit one wave";
     const cuda::IndexView& x = call.index;
     const std::int64_t all = std::int64_t{x.segments} * c.h_kv;
-    tiles = fetch(call.tile, call.plan.tiles);
-    reads = fetch(call.plan.reads, lists * call.plan.tiles);
-    list = fetch(call.plan.list, lists * call.plan.tiles * call.plan.capacity);
     count = fetch(x.count, all * x.nodes), begin = fetch(x.begin, all * x.nodes);
     child = fetch(x.child, all * (x.groups + 1)), member = fetch(x.member, all * cuda::kSegment);
     node_k = fetch(static_cast<const std::uint16_t*>(x.node_k), all * x.nodes * c.d);
@@ -47,11 +30,6 @@ struct Routed {
     cuda::build_index<T>(call.problem, call.index, nullptr);
     cuda::plan_routed<T>(call.problem, call.plan, call.index, call.route, nullptr);
     cuda::attend<T>(call.problem, call.plan, call.index, nullptr);
-  }
-  std::size_t workspace(const Options& o) {
-    cuda::Arena sizing;
-    cuda::lay_out(o, sizing, call);
-    return static_cast<std::size_t>(sizing.used());
   }
   // Nodes are numbered within the sequence, as in a list.
   std::int64_t at(std::int64_t h, std::int64_t b, std::int64_t node) const {
@@ -67,9 +45,6 @@ struct Routed {
                      member[static_cast<std::size_t>(base * cuda::kSegment + begin[i] + j)]);
     return keys;
   }
-  std::int64_t plan_of(std::int64_t h, std::int64_t t) const {
-    return h / call.plan.share * call.plan.tiles + t;
-  }
   std::vector<double> mean(const std::vector<std::uint16_t>& from, std::int64_t d,
                            std::int64_t i) const {
     std::vector<double> v;
@@ -78,21 +53,11 @@ struct Routed {
     return v;
   }
 
-  Case c;
-  DeviceCase device;
-  cuda::Call call;
-  DeviceArray<char> memory;
-  std::vector<cuda::TileInfo> tiles;
-  std::vector<cuda::Reads> reads;
-  std::vector<std::int32_t> list;
   std::vector<std::uint16_t> count, begin, child, member, node_k, node_v;
 };
 
 inline Case clustered_case(std::int64_t n_q, std::int64_t n_kv, std::int64_t d) {
-  Case c;
-  c.b = 2, c.h_q = 4, c.h_kv = 2, c.n_q = n_q, c.n_kv = n_kv, c.d = c.d_v = d;
-  c.q_type = c.kv_type = c.o_type = DType::kBF16;
-  return c;
+  return gpu_case(2, 4, 2, n_q, n_kv, d, d);
 }
 
 // Keys around 48 centres a head, with a constant part as real keys have.
@@ -114,11 +79,6 @@ inline void cluster_keys(Data& data, std::uint64_t seed) {
     }
 }
 
-inline Options routed(std::int64_t budget) {
-  Options o;
-  o.plan.method = Method::kRouted;
-  o.plan.budget = budget;
-  return o;
-}
+inline Options routed(std::int64_t budget) { return method(Method::kRouted, budget); }
 
 }  // namespace prescore::test

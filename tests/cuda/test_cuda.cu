@@ -77,22 +77,10 @@ TEST(CudaTopK, ListsTheKeysOfTheCpusPlan) {
   for (std::size_t i = 0; i < scores.size(); i += 50) scores[i] = NAN;
   Options o = method(Method::kTopK, 900);
   const DeviceArray<float> device(scores);
-  const DeviceCase d(data);
-  o.device = Device::kCuda, o.causal = true, o.cuda.scores = device.data();
-  cuda::Call call = cuda::prepare(d.q.view(), d.k.view(), d.v.view(), o);
-  cuda::Arena sizing;
-  cuda::lay_out(o, sizing, call);
-  const DeviceArray<char> memory(static_cast<std::size_t>(sizing.used()));
-  ok(cudaMemset(memory.data(), 0xcd, static_cast<std::size_t>(sizing.used())));
-  cuda::Arena arena(memory.data());
-  cuda::lay_out(o, arena, call);
-  cuda::make_tables(call.problem, call.tile, call.tiles, nullptr, 0, nullptr);
-  cuda::plan_topk(call.problem, call.plan, call.rule, device.data(), nullptr);
-  ok(cudaDeviceSynchronize());
-  const cuda::PlanView& view = call.plan;
-  const auto tiles = fetch(call.tile, view.tiles);
-  const auto reads = fetch(view.reads, std::int64_t{view.lists} * view.tiles);
-  const auto list = fetch(view.list, std::int64_t{view.lists} * view.tiles * view.capacity);
+  o.cuda.scores = device.data();
+  LaidOut on(data, o);
+  cuda::plan_topk(on.call.problem, on.call.plan, on.call.rule, device.data(), nullptr);
+  on.fetch_plans();
   const Planned planned = plan_all(data, o.plan, nullptr, &scores);
   std::size_t compared = 0;
   for (std::size_t i = 0; i < planned.plan.tiles.size(); ++i) {
@@ -101,12 +89,12 @@ TEST(CudaTopK, ListsTheKeysOfTheCpusPlan) {
                                    planned.plan.reads[i].keys.end());
     for (const auto& [begin, end] : planned.plan.reads[i].ranges)
       for (std::int64_t j = begin; j < end; ++j) want.push_back(j);
-    for (std::size_t t = 0; t < tiles.size(); ++t) {
-      if (tiles[t].rows == 0 || tiles[t].batch != tile.batch || tiles[t].q != tile.first) continue;
-      const std::int64_t run = tile.head / view.share;
-      const auto at = static_cast<std::size_t>(run) * tiles.size() + t;
-      const cuda::Reads& r = reads[at];
-      const auto* from = list.data() + at * static_cast<std::size_t>(view.capacity);
+    for (std::size_t t = 0; t < on.tiles.size(); ++t) {
+      const cuda::TileInfo& mine = on.tiles[t];
+      if (mine.rows == 0 || mine.batch != tile.batch || mine.q != tile.first) continue;
+      const std::int64_t at = on.plan_of(tile.head, static_cast<std::int64_t>(t));
+      const cuda::Reads& r = on.reads[static_cast<std::size_t>(at)];
+      const auto* from = on.list.data() + at * on.call.plan.capacity;
       std::vector<std::int64_t> got(from, from + r.keys);
       for (int j = 0; j < r.sinks; ++j) got.push_back(j);
       for (int j = r.window; j < r.end; ++j) got.push_back(j);

@@ -38,13 +38,15 @@ class CudaContracts : public testing::TestWithParam<std::tuple<const char*, std:
  protected:
   void SetUp() override {
     if (!have_gpu()) GTEST_SKIP() << "no GPU";
-    EachKernel::use_kernels(std::get<0>(GetParam()));
+    kernels_.emplace(std::get<0>(GetParam()));
   }
-  void TearDown() override { unsetenv("PRESCORE_CUDA_GENERIC"); }
   static Options options() { return variants()[std::get<1>(GetParam())].options; }
   static Method chosen() { return options().plan.method; }
   static bool strict() { return options().plan.routing == Routing::kStrict; }
   static bool hyper() { return chosen() == Method::kHyper || chosen() == Method::kPrescoredHyper; }
+
+ private:
+  std::optional<UseKernels> kernels_;
 };
 INSTANTIATE_TEST_SUITE_P(, CudaContracts,
                          testing::Combine(testing::Values("TUNED", "GENERIC"),

@@ -8,9 +8,7 @@ namespace {
 
 Case hyper_case(std::int64_t h_q, std::int64_t h_kv, std::int64_t n_q, std::int64_t n_kv,
                 std::int64_t d, bool causal = true) {
-  Case c;
-  c.b = 2, c.h_q = h_q, c.h_kv = h_kv, c.n_q = n_q, c.n_kv = n_kv, c.d = c.d_v = d;
-  c.q_type = c.kv_type = c.o_type = DType::kBF16;
+  Case c = gpu_case(2, h_q, h_kv, n_q, n_kv, d, d);
   c.causal = causal, c.parts = 2;
   return c;
 }

@@ -95,9 +95,8 @@ TEST(CudaSmallMemory, TheIndexIsTheSame) {
   Data data(clustered_case(40, 1700, 128));
   cluster_keys(data, 3);
   const Routed large(data, routed(700));
-  EachKernel::use_kernels("GENERIC");
+  const UseKernels generic("GENERIC");
   const Routed small(data, routed(700));
-  unsetenv("PRESCORE_CUDA_GENERIC");
   EXPECT_EQ(large.member, small.member);
   EXPECT_EQ(large.count, small.count);
   EXPECT_EQ(large.child, small.child);

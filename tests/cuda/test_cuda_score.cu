@@ -8,9 +8,7 @@ namespace {
 
 // Keys of a Vision Transformer's layer: not causal, few; one of them is not finite.
 Case few_keys(std::int64_t d) {
-  Case c;
-  c.b = 2, c.h_q = 3, c.h_kv = 3, c.n_q = 257, c.n_kv = 257, c.d = c.d_v = d;
-  c.q_type = c.kv_type = c.o_type = DType::kBF16;
+  Case c = gpu_case(2, 3, 3, 257, 257, d, d);
   c.causal = false;
   return c;
 }
