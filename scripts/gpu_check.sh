@@ -2,7 +2,7 @@
 # Builds, tests and benches the GPU backend on a machine with a GPU, and says at its end what it left out.
 # An hour, most of it racecheck.
 # Usage: scripts/gpu_check.sh [--binaries FOLDER]
-#   --binaries FOLDER   take prescore_cuda_tests and libprescore.so from there instead of building
+#   --binaries FOLDER   take prescore_cuda_tests, libprescore.so and prescore from there instead of building
 # PRESCORE_PYTHON: a Python whose PyTorch sees the GPU (default python3). Results: build/bench/cuda.json.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,16 +21,16 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,memory.total 
   die "no GPU here: nvidia-smi fails"
 if [ "${1:-}" = --binaries ]; then
   folder=${2:?a folder}
-  tests=$folder/prescore_cuda_tests library=$folder/libprescore.so
+  tests=$folder/prescore_cuda_tests library=$folder/libprescore.so cli=$folder/prescore
   export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   skipped+=("the build: binaries were given")
 else
   scripts/setup.sh && scripts/build.sh release || die "the build failed"
   "$cmake" --build build/release --target prescore_cuda_tests bench_c_api --parallel "$jobs" || die "the build failed"
-  tests=build/release/tests/prescore_cuda_tests library=build/release/bench/libprescore.so
-  step "the GPUs it finds" build/release/prescore info
-  step "bench attend" build/release/prescore bench attend --device cuda
+  tests=build/release/tests/prescore_cuda_tests library=build/release/bench/libprescore.so cli=build/release/prescore
 fi
+step "the GPUs it finds" "$cli" info
+step "bench attend" "$cli" bench attend --device cuda
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
