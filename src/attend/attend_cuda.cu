@@ -168,27 +168,13 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
   check_launch("attend", "attend_kernel");
 }
 
-// A build whose architectures lack 90a has not the other kernel.
-bool on_hopper() {
-#ifdef PRESCORE_SM90A
-  if (generic_wanted()) return false;
-  int device = 0, major = 0;
-  check_cuda(cudaGetDevice(&device), "attend", "the current device");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "attend",
-             "the compute capability");
-  return major == 9;
-#else
-  return false;
-#endif
-}
-
 }  // namespace
 
 template <typename T>
 void attend(const Problem& p, const PlanView& plan, const IndexView& index, cudaStream_t stream) {
   const int d = max(p.d, p.d_v);
   const bool plain = plan.lane == nullptr && plan.weight == nullptr;
-  if (d <= 128 && plain && on_hopper()) return attend_hopper<T>(p, plan, index, stream);
+  if (d <= 128 && plain && on_hopper("attend")) return attend_hopper<T>(p, plan, index, stream);
   if (d <= 64)
     launch<T, 64>(p, plan, index, stream);
   else if (d <= 128)

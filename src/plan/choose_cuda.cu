@@ -257,8 +257,15 @@ PRESCORE_FOR_ALL_SIZES(choose_clusters)
 template <typename T>
 void plan_routed(const Problem& p, const PlanView& plan, const IndexView& index, const Route& route,
                  cudaStream_t stream) {
+  const bool hopper = on_hopper("plan");
+  const auto groups = [&]<int D, int kMine>() {
+    // Small heads that choose together have too few products a group to gain.
+    if constexpr (D == 128 || (D == 64 && kMine == kFewColumns))
+      if (hopper) return score_groups_hopper<T, D, kMine>(p, plan, index, route, stream);
+    score_groups<T, D, kMine>(p, plan, index, route, stream);
+  };
   const auto both = [&]<int D, int kMine>() {
-    if (route.groups > 0) score_groups<T, D, kMine>(p, plan, index, route, stream);
+    if (route.groups > 0) groups.template operator()<D, kMine>();
     choose_clusters<T, D, kMine>(p, plan, index, route, stream);
   };
   const auto sized = [&]<int D>() {

@@ -1,16 +1,14 @@
 // First half of routing: what the routing queries think of every group of far keys. A block has 64
 // routing queries: those of one tile, or of four tiles with one head. Groups pass twice: once for
 // each query's total, once for ranks by shares among it.
-#include "plan/route.cuh"
+#include "plan/groups.cuh"
 #include "plan/route_kernels.cuh"
-#include "plan/totals.cuh"
 
 namespace prescore::cuda {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps, kBlock = 16 * kWarps;
 constexpr int kColumns = 64, kAll = kColumns / 16;  // queries, blocks of 16 of them
-constexpr int kEvery = 8;  // of the window's keys in the estimate of all attention
 
 template <int D>
 struct Shared {
@@ -34,11 +32,12 @@ class GroupScorer {
   __device__ void run() {
     // Tiles of one sequence at a time; nearly always all of them.
     for (int lead = 0; lead < kTiles; ++lead) {
-      if (lead > 0 && same(tile(lead), tile(lead - 1))) continue;
+      if (lead > 0 && same_sequence(tile(lead), tile(lead - 1))) continue;
       int most = 0;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
-        groups_[t] = same(tile(t), tile(lead)) ? far_groups(tile(t)) : 0;
+        groups_[t] =
+            same_sequence(tile(t), tile(lead)) ? far_groups(p_, tile(t), route_, index_) : 0;
         most = max(most, groups_[t]);
       }
       if (most == 0) continue;
@@ -55,17 +54,7 @@ class GroupScorer {
   }
 
  private:
-  __device__ TileInfo tile(int t) const {
-    return first_ + t < plan_.tiles ? plan_.tile[first_ + t] : TileInfo{};
-  }
-  static __device__ bool same(const TileInfo& a, const TileInfo& b) {
-    return a.batch == b.batch && a.k == b.k && a.segment == b.segment;
-  }
-  __device__ int far_groups(const TileInfo& tile) const {
-    if (tile.rows <= 0) return 0;
-    const Layout x = layout_of(p_, tile, route_.rule);
-    return x.all() ? 0 : static_cast<int>(x.local) / kSegment * index_.groups;
-  }
+  __device__ TileInfo tile(int t) const { return tile_or_none(plan_, first_ + t); }
 
   __device__ void stage_queries() {
     __syncthreads();
@@ -78,22 +67,6 @@ class GroupScorer {
     __syncthreads();
   }
 
-  // A group of the sequence: its node, counted from the first of the sequence, and its number in
-  // its segment.
-  struct Group {
-    int node, number;
-  };
-  __device__ Group group(int j) const {
-    const int segment = j / index_.groups, number = j - segment * index_.groups;
-    return {segment * index_.nodes + index_.clusters + number, number};
-  }
-  __device__ void go_on(Group& g) const {  // by kBlock groups
-    const int segments = kBlock / index_.groups, groups = kBlock - segments * index_.groups;
-    g.node += segments * index_.nodes + groups, g.number += groups;
-    if (g.number >= index_.groups)
-      g.number -= index_.groups, g.node += index_.nodes - index_.groups;
-  }
-
   // A warp has 16 of the kBlock groups of a step; the rows of a step are on their way while
   // the step before is judged.
   template <bool kTotals>
@@ -101,7 +74,7 @@ class GroupScorer {
     const T* node_k = static_cast<const T*>(index_.node_k) + nodes_ * p_.d;
     const std::uint16_t* count = index_.count + nodes_;
     const int r = warp_ * 16 + lane_ / 4;
-    Group next[2] = {group(r), group(r + 8)};
+    Group<kBlock> next[2] = {{index_, r}, {index_, r + 8}};
     RowPair<D> rows;
     int count_of[2];
     const auto load = [&](int first) {
@@ -109,7 +82,7 @@ class GroupScorer {
                 b = first + r + 8 < most ? next[1].node : index_.clusters;
       rows.load(node_k + a * p_.d, node_k + b * p_.d, p_.d, lane_);
       count_of[0] = __ldg(count + a), count_of[1] = __ldg(count + b);
-      go_on(next[0]), go_on(next[1]);
+      for (auto& g : next) g.go_on(index_);
     };
     load(0);
     for (int first = 0; first < most; first += kBlock) {
@@ -128,48 +101,20 @@ class GroupScorer {
     }
   }
 
-  // Of the blocks from `from` on, rows from `left` on count for nothing.
-  template <int kHave>
-  __device__ void mask(Products<kHave>& c, int from, int left) const {
-    const float never = p_.scale < 0 ? INFINITY : -INFINITY;
-    each_product<kBlocks>(from, [&](int m, int n, int j) {
-      if (8 * n + lane_ % 4 * 2 + j % 2 >= left) c[m][n][j] = never;
-    });
-  }
   __device__ void total(Products<kAll>& c, const Shares& keys, int first) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      if (groups_[t] - first < 16) mask(c, t * kBlocks, groups_[t] - first);
+      if (groups_[t] - first < 16)
+        mask_rows<kBlocks>(c, t * kBlocks, groups_[t] - first, p_.scale, lane_);
       totals_.template add<kBlocks>(c, t * kBlocks, t * kBlocks, keys, p_.scale);
     }
   }
 
-  // Keys that are read anyway: all sinks, a sample of the window that the tile's first query sees.
   __device__ void add_read(int t) {
-    const TileInfo tile = this->tile(t);
-    const Layout x = layout_of(p_, tile, route_.rule);
-    const int window = static_cast<int>(x.window), sinks = static_cast<int>(x.sinks);
-    const int end = min(tile.end(p_, 0), static_cast<int>(x.end));
-    const int samples = window < end ? (end - window + kEvery - 1) / kEvery : 0;
-    for (int at = warp_ * 16; at < sinks + samples; at += kBlock) {
-      const auto key = [&](int i) {
-        return row<T>(p_.k, tile.batch, kv_,
-                      tile.k + (i < sinks             ? i
-                                : i < sinks + samples ? window + (i - sinks) * kEvery
-                                                      : 0));
-      };
-      RowPair<D> rows;
-      rows.load(key(at + lane_ / 4), key(at + lane_ / 4 + 8), p_.d, lane_);
-      Products<kBlocks> c = {};
-      add_products<T, D, kBlocks>(
-          c, rows, [&](int m, int k) { return queries_.fragment(t * kBlocks + m, k, lane_); });
-      if (at + 16 > sinks + samples) mask(c, 0, sinks + samples - at);
-      Shares keys;
-      for (int n = 0; n < 2; ++n)
-        for (int j = 0; j < 2; ++j)
-          keys[n][j] = at + 8 * n + lane_ % 4 * 2 + j < sinks ? 1.0f : float{kEvery};
-      totals_.template add<kBlocks>(c, 0, t * kBlocks, keys, p_.scale);
-    }
+    const KeysRead read(p_, tile(t), route_.rule);
+    add_keys_read<T, D, kBlocks>(
+        totals_, t * kBlocks, p_, tile(t), kv_, read, warp_ * 16, kBlock, lane_,
+        [&](int m, int k) { return queries_.fragment(t * kBlocks + m, k, lane_); });
   }
 
   // all_ <- the logarithms of the totals, over the rows of a lane's quad, then over the warps.
@@ -224,16 +169,7 @@ class GroupScorer {
       const int high = lane_ / 4 % 2, odd = lane_ / 8 % 2;
       if (lane_ < 16) write_code(first + row_of_sum(lane_), sum, pick(keys, high, odd));
     } else {
-      float sum[2];
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float tile[2];
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-          tile[n] = halve(halve(share[0][n][j], share[2][n][j], 16, lane_),
-                          halve(share[1][n][j], share[3][n][j], 16, lane_), 8, lane_);
-        sum[j] = halve(tile[0], tile[1], 4, lane_);
-      }
+      const float sum[2] = {sum_of_four(share, 0, lane_), sum_of_four(share, 1, lane_)};
       const int high = lane_ / 4 % 2, to = first + 8 * high + lane_ % 4 * 2;
       write_code(to, sum[0], pick(keys, high, 0));
       write_code(to + 1, sum[1], pick(keys, high, 1));

@@ -174,4 +174,15 @@ __device__ __forceinline__ int row_of_sum(int lane) {
   return lane / 4 % 2 * 8 + lane % 4 * 2 + lane / 8 % 2;
 }
 
+/// Of four shares the lane / 8-th: the sum over all queries of row 8 (lane / 4 % 2) +
+/// 2 (lane % 4) + j.
+__device__ __forceinline__ float sum_of_four(const Shares (&share)[4], int j, int lane) {
+  float sum[2];
+#pragma unroll
+  for (int n = 0; n < 2; ++n)
+    sum[n] = halve(halve(share[0][n][j], share[2][n][j], 16, lane),
+                   halve(share[1][n][j], share[3][n][j], 16, lane), 8, lane);
+  return halve(sum[0], sum[1], 4, lane);
+}
+
 }  // namespace prescore::cuda

@@ -9,6 +9,10 @@ namespace prescore::cuda {
 /// route.code and route.total of every tile that does not read everything.
 template <typename T, int D, int kMine>
 void score_groups(const Problem&, const PlanView&, const IndexView&, const Route&, cudaStream_t);
+/// The same on compute capability 9.0, where it is faster: D = 128, and 64 with few columns.
+template <typename T, int D, int kMine>
+void score_groups_hopper(const Problem&, const PlanView&, const IndexView&, const Route&,
+                         cudaStream_t);
 
 /// From them reads and lists, for every tile.
 template <typename T, int D, int kMine>

@@ -22,39 +22,52 @@ class Totals {
       for (int r = 0; r < 2; ++r) m_[m][r] = -1e30f, l_[m][r] = 0;
   }
 
-  /// Blocks [from, from + kCount) of the products, with so many keys a row, join those of queries
-  /// from block `to` on.
-  template <int kCount, int kHave>
-  __device__ __forceinline__ void add(const Products<kHave>& c, int from, int to,
-                                      const Shares& keys, float scale) {
-    float x[kCount][2][4];
-    const auto find = [&] {  // how far each is above the query's maximum, the furthest of all
-      float most = -INFINITY;
-      each_product<kCount>(0, [&](int m, int n, int j) {
-        x[m][n][j] = fmaf(c[from + m][n][j], scale, -m_[to + m][j / 2]);
-        most = fmaxf(most, x[m][n][j]);
-      });
-      return most;
+  /// Products c(m, i, r) of query r of block `to` + m, m < kCount, with rows i < kRows of keys(i)
+  /// keys.
+  template <int kCount, int kRows, typename Product, typename Keys>
+  __device__ __forceinline__ void add(int to, float scale, const Product& c, const Keys& keys) {
+    PerQuery<kCount> sum;
+    const auto weigh = [&] {
+      bool fits = true;
+#pragma unroll
+      for (int m = 0; m < kCount; ++m)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          sum[m][r] = 0;
+#pragma unroll
+          for (int i = 0; i < kRows; ++i)
+            sum[m][r] =
+                fmaf(keys(i), fast_exp2(fmaf(c(m, i, r), scale, -m_[to + m][r])), sum[m][r]);
+          fits = fits && sum[m][r] <= kRoom;
+        }
+      return fits;
     };
-    if (find() > kRoom) {
+    if (!weigh()) {
 #pragma unroll
       for (int m = 0; m < kCount; ++m)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float &top = m_[to + m][r], best = top;
 #pragma unroll
-          for (int n = 0; n < 2; ++n)
-#pragma unroll
-            for (int j = 0; j < 2; ++j) best = fmaxf(best, c[from + m][n][2 * r + j] * scale);
+          for (int i = 0; i < kRows; ++i) best = fmaxf(best, c(m, i, r) * scale);
           l_[to + m][r] *= fast_exp2(top - best);
           top = best;
         }
-      find();
+      weigh();
     }
-    each_product<kCount>(0, [&](int m, int n, int j) {
-      float& l = l_[to + m][j / 2];
-      l = fmaf(keys[n][j % 2], fast_exp2(x[m][n][j]), l);
-    });
+#pragma unroll
+    for (int m = 0; m < kCount; ++m)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) l_[to + m][r] += sum[m][r];
+  }
+  /// Blocks [from, from + kCount) of the products, with so many keys a row, join those of queries
+  /// from block `to` on.
+  template <int kCount, int kHave>
+  __device__ __forceinline__ void add(const Products<kHave>& c, int from, int to,
+                                      const Shares& keys, float scale) {
+    add<kCount, 4>(
+        to, scale, [&](int m, int i, int r) { return c[from + m][i / 2][2 * r + i % 2]; },
+        [&](int i) { return keys[i / 2][i % 2]; });
   }
 
   /// The total of query r of block m over the rows of a lane's quad.
@@ -66,7 +79,7 @@ class Totals {
   }
 
  private:
-  static constexpr float kRoom = 32;  // the maximum follows when a product is so far above it
+  static constexpr float kRoom = 0x1p40f;  // the maximum follows when a sum is more
   PerQuery<kBlocks> m_, l_;
 };
 

@@ -155,6 +155,115 @@ void expect_best(const Routed& r, Data& data) {
   }
 }
 
+// What the routing queries of a tile and list think of its far groups, in float64.
+struct Opinion {
+  std::vector<double> total;  // of each query: log2 of its attention to all keys
+  std::vector<double> rank;   // of each group: log2 of the mean share of one of its keys
+  std::vector<int> keys;
+};
+Opinion opinion_of(const Routed& r, const Data& data, int t, int list) {
+  const cuda::Problem& p = r.call.problem;
+  const cuda::PlanView& plan = r.call.plan;
+  const cuda::IndexView& x = r.call.index;
+  const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
+  const int room = r.call.route.columns, heads = std::min(plan.share, room);
+  const int step = (p.tile * heads + room - 1) / room;
+  const std::int64_t b = tile.batch, head = list * plan.share, kv = head / (p.h_q / p.h_kv);
+  const auto end = [&](int row) -> std::int64_t {
+    return p.causal ? tile.first_end + row : tile.n_kv;
+  };
+  const Layout layout = make_layout(p.causal, end(0), end(tile.rows - 1), r.call.route.rule,
+                                    cuda::kSegment, tile.segments * cuda::kSegment);
+  Opinion o;
+  if (layout.all()) return o;
+  const auto groups = layout.local / cuda::kSegment * x.groups;
+  std::vector<std::vector<double>> mean;
+  for (std::int64_t j = 0; j < groups; ++j) {
+    const std::int64_t i = r.at(kv, b, j / x.groups * x.nodes + x.clusters + j % x.groups);
+    mean.push_back(r.mean(r.node_k, r.c.d, i));
+    o.keys.push_back(r.count[static_cast<std::size_t>(i)]);
+  }
+  o.rank.assign(mean.size(), 0);
+  for (int i = 0; i < heads * ((tile.rows + step - 1) / step); ++i) {
+    const std::int64_t at = tile.q + tile.rows - 1 - i / heads * step;
+    const auto product = [&](const auto& key) {
+      double sum = 0;
+      for (std::int64_t e = 0; e < r.c.d; ++e)
+        sum += data.q.get(b, head + i % heads, at, e) * key(e);
+      return sum * p.scale;
+    };
+    std::vector<double> of_group, all;  // logarithms
+    for (std::size_t j = 0; j < mean.size(); ++j) {
+      of_group.push_back(
+          product([&](std::int64_t e) { return mean[j][static_cast<std::size_t>(e)]; }));
+      if (o.keys[j] > 0) all.push_back(of_group.back() + std::log2(o.keys[j]));
+    }
+    const auto add = [&](std::int64_t key, double weight) {
+      all.push_back(product([&](std::int64_t e) { return data.k.get(b, kv, key, e); }) +
+                    std::log2(weight));
+    };
+    for (std::int64_t j = 0; j < layout.sinks; ++j) add(j, 1);
+    for (std::int64_t j = layout.window; j < std::min(end(0), layout.end); j += 8) add(j, 8);
+    const double top = *std::max_element(all.begin(), all.end());
+    double sum = 0;
+    for (const double a : all) sum += std::exp2(a - top);
+    o.total.push_back(top + std::log2(sum));
+    for (std::size_t j = 0; j < mean.size(); ++j)
+      o.rank[j] += std::exp2(of_group[j] - o.total.back());
+  }
+  for (double& share : o.rank) share = std::log2(share / static_cast<double>(o.total.size()));
+  return o;
+}
+
+// Groups of 12 a segment or of 4, heads apart or together, tiles of few rows, scores upside down.
+TEST_P(CudaPlan, GroupsAreRankedByTheirShares) {
+  constexpr bool kApart = false;
+  for (const auto& [n_q, n_kv, d, group, together, scale, type] :
+       {std::tuple{300, 5000, 64, 32, kApart, 0.0, DType::kBF16},
+        {300, 5000, 64, 32, true, 0.0, DType::kBF16},
+        {1100, 5000, 128, 32, kApart, 0.0, DType::kBF16},
+        {300, 5000, 128, 40, true, 0.0, DType::kF16},
+        {300, 5000, 128, 40, kApart, -0.05, DType::kBF16},
+        {1100, 9000, 80, 128, kApart, 0.0, DType::kF16},
+        {5, 9000, 96, 64, true, 0.0, DType::kBF16},
+        {40, 3000, 256, 32, kApart, 0.0, DType::kBF16}}) {
+    SCOPED_TRACE(testing::Message() << n_q << " of " << n_kv << ", d " << d << ", groups of "
+                                    << group << together << scale << to_string(type));
+    Case shape = clustered_case(n_q, n_kv, d);
+    shape.q_type = shape.kv_type = shape.o_type = type;
+    Data data(shape);
+    cluster_keys(data, 5);
+    Options o = routed(1000);
+    o.index.group = group;
+    o.plan.heads_together = together;
+    if (scale != 0) o.scale = static_cast<float>(scale);
+    const Routed r(data, o);
+    const cuda::Route& route = r.call.route;
+    const int tiles = r.call.plan.tiles, lists = r.call.plan.lists;
+    const auto pairs = std::int64_t{tiles} * lists;
+    const auto code = fetch(route.code, pairs * route.groups);
+    const auto total = fetch(route.total, pairs * route.columns);
+    std::size_t seen = 0;
+    for (int t = 0; t < tiles; ++t)
+      for (int list = 0; list < lists && r.tiles[static_cast<std::size_t>(t)].rows > 0; ++list) {
+        const Opinion want = opinion_of(r, data, t, list);
+        const auto at = static_cast<std::size_t>(list * tiles + t);
+        for (std::size_t i = 0; i < want.total.size(); ++i)
+          ASSERT_NEAR(total[at * static_cast<std::size_t>(route.columns) + i], want.total[i], 0.01)
+              << t << " " << list << " " << i;
+        for (std::size_t j = 0; j < want.rank.size(); ++j) {
+          const std::uint32_t got = code[at * static_cast<std::size_t>(route.groups) + j];
+          ASSERT_EQ(got & 0xffff, static_cast<std::uint32_t>(want.keys[j])) << t << " " << j;
+          if (want.keys[j] > 0)
+            ASSERT_NEAR(got >> 16, std::clamp((want.rank[j] + 96) * 512, 1.0, 65535.0), 8)
+                << t << " " << list << " " << j;
+          ++seen;
+        }
+      }
+    EXPECT_GT(seen, 100u);
+  }
+}
+
 // Keys that are all alike leave nothing to choose by: the budget is still used, deterministically.
 TEST_P(CudaPlan, EqualKeysFillTheBudget) {
   Data data(clustered_case(100, 4000, 64));
