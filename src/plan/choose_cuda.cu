@@ -80,7 +80,9 @@ class Chooser {
   __device__ int open_groups(int groups, int limit, int& nodes) {
     const std::uint32_t* code = route_.code + at_ * route_.groups;
     if (groups <= S::codes(route_)) {
-      for (int i = thread_; i < groups; i += kThreads) code_[i] = code[i];
+      each_code(code, 0, groups, kThreads, thread_, [&](int i, std::uint32_t c) {
+        if (i < groups) code_[i] = c;
+      });
       code = code_;
     }
     for (;; limit -= (limit + 3) / 4) {

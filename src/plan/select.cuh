@@ -47,6 +47,24 @@ __device__ __forceinline__ void find_bin(SelectScratch& s, int limit) {
   __syncthreads();
 }
 
+/// f(j, code[j]) for j = first + mine, then each step-th; four are fetched before the first is
+/// used. Threads of one `first` are called together: behind the last with code 0.
+template <typename F>
+__device__ __forceinline__ void each_code(const std::uint32_t* code, int first, int last, int step,
+                                          int mine, const F& f) {
+  constexpr int kTogether = 4;
+  for (; first < last; first += kTogether * step) {
+    std::uint32_t c[kTogether];
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) {
+      const int j = first + u * step + mine;
+      c[u] = j < last ? code[j] : 0u;
+    }
+#pragma unroll
+    for (int u = 0; u < kTogether; ++u) f(first + u * step + mine, c[u]);
+  }
+}
+
 __device__ inline Threshold find_threshold(SelectScratch& s, const std::uint32_t* code, int n,
                                            int limit) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -55,14 +73,14 @@ __device__ inline Threshold find_threshold(SelectScratch& s, const std::uint32_t
     __syncthreads();
     for (int i = thread; i < 256; i += kSelectThreads) s.bin[i] = 0;
     __syncthreads();
-    for (int j = thread; j < n; j += kSelectThreads) {
-      const std::uint32_t r = Code::rank(code[j]);
-      if (r == 0) continue;
+    each_code(code, 0, n, kSelectThreads, thread, [&](int, std::uint32_t c) {
+      const std::uint32_t r = Code::rank(c);
+      if (r == 0) return;
       if (half == 0)
-        atomicAdd(&s.bin[r >> 8], Code::keys(code[j]));
+        atomicAdd(&s.bin[r >> 8], Code::keys(c));
       else if (r >> 8 == high)
-        atomicAdd(&s.bin[r & 255], Code::keys(code[j]));
-    }
+        atomicAdd(&s.bin[r & 255], Code::keys(c));
+    });
     find_bin(s, limit);
     if (half == 0) {
       if (s.found[2] != 0) return {0, 0};  // all fit: ranks begin at 1
@@ -164,8 +182,9 @@ __device__ void select(SelectScratch& s, const std::uint32_t* code, int n, Thres
 
   // Keys of the candidates at the threshold, before each warp.
   int ties = 0;
-  for (int j = first + lane; j < last; j += 32)
-    if (code[j] != 0 && Code::rank(code[j]) == th.rank) ties += Code::keys(code[j]);
+  each_code(code, first, last, 32, lane, [&](int, std::uint32_t c) {
+    if (c != 0 && Code::rank(c) == th.rank) ties += Code::keys(c);
+  });
   for (int step = 16; step > 0; step /= 2) ties += __shfl_xor_sync(~0u, ties, step);
   __syncthreads();
   if (lane == 0) s.share[2][warp] = ties;
@@ -176,9 +195,7 @@ __device__ void select(SelectScratch& s, const std::uint32_t* code, int n, Thres
   int at[2] = {0, 0};
   for (int pass = 0; pass < 2; ++pass) {
     int tied = ties_before;
-    for (int j0 = first; j0 < last; j0 += 32) {
-      const int j = j0 + lane;
-      const std::uint32_t c = j < last ? code[j] : 0u;
+    each_code(code, first, last, 32, lane, [&](int j, std::uint32_t c) {
       const bool tie = c != 0 && Code::rank(c) == th.rank;
       bool in = Code::rank(c) > th.rank;
       if (__any_sync(~0u, tie)) {
@@ -195,7 +212,7 @@ __device__ void select(SelectScratch& s, const std::uint32_t* code, int n, Thres
       }
       at[0] += __popc(ins);
       at[1] += __popc(standing);
-    }
+    });
     if (pass == 1) break;
     if (lane == 0) s.share[0][warp] = at[0], s.share[1][warp] = at[1];
     __syncthreads();
