@@ -9,8 +9,9 @@
 namespace prescore::cuda {
 namespace {
 
-constexpr int kGroups = 2, kThreads = 128 * kGroups, kColumns = 64 * kGroups;  // queries of a block
-constexpr int kRows = 64, kStages = 3;  // groups of a step, steps in shared memory
+constexpr int kWarpgroups = 2, kThreads = 128 * kWarpgroups;
+constexpr int kColumns = 64 * kWarpgroups;  // queries of a block
+constexpr int kRows = 64, kStages = 3;      // groups of a step, steps in shared memory
 
 template <int D>
 struct Shared {
