@@ -36,6 +36,15 @@ struct Barriers {
   __device__ std::uint32_t v_free(int s) const { return base + 40 + 32 * s; }
 };
 
+// Which block of rows is next; runs on from tile to tile.
+template <int kStages>
+struct Pipe {
+  int stage = 0, phase = 0;
+  __device__ void next() {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  }
+};
+
 // Work in the order that keeps one head's keys in the cache: heads that read the same follow each
 // other.
 struct Work {

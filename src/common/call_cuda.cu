@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "common/launch.cuh"
 #include "index/index_cuda.cuh"
 #include "plan/planners.h"
 #include "score/score_cuda.cuh"
@@ -30,6 +31,20 @@ std::int64_t divide_up(std::int64_t n, std::int64_t by) {
 constexpr std::int64_t kMost = std::int64_t{1} << 30;
 
 }  // namespace
+
+bool on_hopper(const char* stage) {
+#ifdef PRESCORE_SM90A
+  if (generic_wanted()) return false;
+  int device = 0, major = 0;
+  check_cuda(cudaGetDevice(&device), stage, "the current device");
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), stage,
+             "the compute capability");
+  return major == 9;
+#else
+  (void)stage;
+  return false;
+#endif
+}
 
 View view(const Tensor& t) { return {t.data, t.stride[0], t.stride[1], t.stride[2]}; }
 

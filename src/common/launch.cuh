@@ -65,19 +65,7 @@ inline bool generic_wanted() {
 }
 /// The current device takes the kernels for compute capability 9.0. A build whose architectures
 /// lack 90a has them not.
-inline bool on_hopper(const char* stage) {
-#ifdef PRESCORE_SM90A
-  if (generic_wanted()) return false;
-  int device = 0, major = 0;
-  check_cuda(cudaGetDevice(&device), stage, "the current device");
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), stage,
-             "the compute capability");
-  return major == 9;
-#else
-  (void)stage;
-  return false;
-#endif
-}
+bool on_hopper(const char* stage);
 /// Bytes of shared memory that a block may have on the current device.
 inline int most_shared(const char* stage) {
   int device = 0, bytes = 0;

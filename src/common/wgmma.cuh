@@ -5,8 +5,7 @@
 
 namespace prescore::cuda {
 
-// --- barriers in shared memory
-// --------------------------------------------------------------------
+// --- barriers in shared memory --------------------------------------------------------------------
 
 __device__ __forceinline__ void barrier_init(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -27,21 +26,11 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, int parity) 
       : "memory");
 }
 
-/// Which of the stages in shared memory is next; runs on from tile to tile.
-template <int kStages>
-struct Pipe {
-  int stage = 0, phase = 0;
-  __device__ void next() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
-  }
-};
-
-// --- products
-// -------------------------------------------------------------------------------------
+// --- products -------------------------------------------------------------------------------------
 
 /// Descriptor of a matrix of 16-bit elements in panels of 64 columns (`swizzled`). Rows are the
-/// inner axis' neighbours at 128 bytes, groups of 8 of them at 1,024; `panel`: bytes between
-/// panels, needed where the panels' axis is not the summed one.
+/// inner axis' neighbours at 128 bytes, groups of 8 of them at 1,024; `panel`: bytes between panels,
+/// needed where the panels' axis is not the summed one.
 __device__ __forceinline__ std::uint64_t describe(std::uint32_t address, int panel) {
   return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) |
          static_cast<std::uint64_t>(panel >> 4) << 16 | std::uint64_t{1024 >> 4} << 32 |
@@ -80,9 +69,11 @@ template <typename T>
 __device__ void product(float (&d)[8][4], std::uint64_t a, std::uint64_t b, bool add);
 /// d[64 x 8 kTiles] += a[64 x 16] b[16 x 8 kTiles], a in registers.
 template <typename T>
-__device__ void product_transposed(float (&d)[16][4], const std::uint32_t (&a)[4], std::uint64_t b);
+__device__ void product_transposed(float (&d)[16][4], const std::uint32_t (&a)[4],
+                                   std::uint64_t b);
 template <typename T>
-__device__ void product_transposed(float (&d)[8][4], const std::uint32_t (&a)[4], std::uint64_t b);
+__device__ void product_transposed(float (&d)[8][4], const std::uint32_t (&a)[4],
+                                   std::uint64_t b);
 
 // clang-format off
 #define PRESCORE_PRODUCTS(T, NAME) \

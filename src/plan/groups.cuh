@@ -13,6 +13,17 @@ __device__ __forceinline__ TileInfo tile_or_none(const PlanView& plan, int t) {
 __device__ __forceinline__ bool same_sequence(const TileInfo& a, const TileInfo& b) {
   return a.batch == b.batch && a.k == b.k && a.segment == b.segment;
 }
+/// Of tiles [first, first + count), the first one of their n-th sequence that has queries; -1: it
+/// has none.
+__device__ inline int lead_of(const PlanView& plan, int first, int count, int n) {
+  for (int t = 0; t < count; ++t) {
+    const TileInfo tile = tile_or_none(plan, first + t);
+    if (tile.rows <= 0 || (t > 0 && same_sequence(tile, tile_or_none(plan, first + t - 1))))
+      continue;
+    if (n-- == 0) return t;
+  }
+  return -1;
+}
 /// Groups of a sequence that compete for a tile, from its first one on.
 __device__ __forceinline__ int far_groups(const Problem& p, const TileInfo& tile,
                                           const Route& route, const IndexView& index) {
@@ -40,14 +51,21 @@ struct Group {
   }
 };
 
-/// Of blocks [from, from + kCount), rows from `left` on count for nothing.
-template <int kCount, int kHave>
-__device__ __forceinline__ void mask_rows(Products<kHave>& c, int from, int left, float scale,
-                                          int lane) {
+/// Rows 8 n + 2 (lane % 4) + j % 2 from `left` on count for nothing.
+template <int kEights>
+__device__ __forceinline__ void mask_rows(float (&c)[kEights][4], int left, float scale, int lane) {
   const float never = scale < 0 ? INFINITY : -INFINITY;
-  each_product<kCount>(from, [&](int m, int n, int j) {
-    if (8 * n + lane % 4 * 2 + j % 2 >= left) c[m][n][j] = never;
-  });
+#pragma unroll
+  for (int n = 0; n < kEights; ++n)
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (8 * n + lane % 4 * 2 + j % 2 >= left) c[n][j] = never;
+}
+
+/// Base-2 logarithm of a query's total; infinite where it is not there, or has no say, as with NaN.
+__device__ __forceinline__ float log_total(float2 sum, bool there) {
+  const float total = sum.x + log2f(sum.y);
+  return there && fabsf(total) < INFINITY ? total : INFINITY;
 }
 
 /// The keys that a tile reads anyway, as far as the estimate of all attention sees them: all sinks,
@@ -83,7 +101,9 @@ __device__ void add_keys_read(Totals<kHave>& totals, int to, const Problem& p, c
     rows.load(key(at + lane / 4), key(at + lane / 4 + 8), p.d, lane);
     Products<kBlocks> c = {};
     add_products<T, D, kBlocks>(c, rows, queries);
-    if (at + 16 > read.size()) mask_rows<kBlocks>(c, 0, read.size() - at, p.scale, lane);
+    if (at + 16 > read.size())
+#pragma unroll
+      for (int m = 0; m < kBlocks; ++m) mask_rows(c[m], read.size() - at, p.scale, lane);
     Shares keys;
     for (int n = 0; n < 2; ++n)
       for (int j = 0; j < 2; ++j) keys[n][j] = read.weight(at + 8 * n + lane % 4 * 2 + j);

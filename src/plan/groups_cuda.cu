@@ -1,6 +1,9 @@
-// First half of routing: what the routing queries think of every group of far keys. A block has 64
-// routing queries: those of one tile, or of four tiles with one head. Groups pass twice: once for
-// each query's total, once for ranks by shares among it.
+// First half of routing, for all GPUs: what the routing queries think of every group of far keys. A
+// block has 64 routing queries: those of one tile, or of four tiles with one head; of more than one
+// sequence each has a block (z). Groups pass twice: once for each query's total, once for ranks by
+// shares among it.
+#include <algorithm>
+
 #include "plan/groups.cuh"
 #include "plan/route_kernels.cuh"
 
@@ -30,34 +33,31 @@ class GroupScorer {
         kv_(p.kv_head(plan.head(list_))) {}
 
   __device__ void run() {
-    // Tiles of one sequence at a time; nearly always all of them.
-    for (int lead = 0; lead < kTiles; ++lead) {
-      if (lead > 0 && same_sequence(tile(lead), tile(lead - 1))) continue;
-      int most = 0;
+    const int first = lead_of(plan_, first_, kTiles, static_cast<int>(blockIdx.z));
+    if (first < 0) return;
+    const TileInfo lead = tile(first);
+    int most = 0;
 #pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        groups_[t] =
-            same_sequence(tile(t), tile(lead)) ? far_groups(p_, tile(t), route_, index_) : 0;
-        most = max(most, groups_[t]);
-      }
-      if (most == 0) continue;
-      nodes_ = index_.at(kv_, tile(lead).segment) * index_.nodes;
-      stage_queries();
-      totals_.clear();
-      pass<true>(most);
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t)
-        if (groups_[t] > 0) add_read(t);
-      find_totals();
-      pass<false>(most);
+    for (int t = 0; t < kTiles; ++t) {
+      groups_[t] = same_sequence(tile(t), lead) ? far_groups(p_, tile(t), route_, index_) : 0;
+      most = max(most, groups_[t]);
     }
+    if (most == 0) return;
+    nodes_ = index_.at(kv_, lead.segment) * index_.nodes;
+    stage_queries();
+    totals_.clear();
+    pass<true>(most);
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t)
+      if (groups_[t] > 0) add_read(t);
+    find_totals();
+    pass<false>(most);
   }
 
  private:
   __device__ TileInfo tile(int t) const { return tile_or_none(plan_, first_ + t); }
 
   __device__ void stage_queries() {
-    __syncthreads();
     queries_.template stage<T>(kColumns, p_.d, [&](int i) {
       const TileInfo t = tile(i / kMine);
       const RoutingQueries routing(p_, plan_, t, kMine);
@@ -105,7 +105,9 @@ class GroupScorer {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       if (groups_[t] - first < 16)
-        mask_rows<kBlocks>(c, t * kBlocks, groups_[t] - first, p_.scale, lane_);
+#pragma unroll
+        for (int m = t * kBlocks; m < (t + 1) * kBlocks; ++m)
+          mask_rows(c[m], groups_[t] - first, p_.scale, lane_);
       totals_.template add<kBlocks>(c, t * kBlocks, t * kBlocks, keys, p_.scale);
     }
   }
@@ -146,12 +148,11 @@ class GroupScorer {
             const float2 more = part[w * kColumns + t * kMine + i];
             merge_totals(sum.x, sum.y, more.x, more.y);
           }
-          const float total = sum.x + log2f(sum.y);
-          const bool counts = i < queries && fabsf(total) < INFINITY;
-          all_[t * kBlocks + m][r] = counts ? total : INFINITY;
+          const float total = log_total(sum, i < queries);
+          all_[t * kBlocks + m][r] = total;
           if (warp_ > 0 || groups_[t] == 0) continue;
-          if (lane_ % 4 == 0) route_.total[at * kMine + i] = counts ? total : INFINITY;
-          if (i < queries && !counts)  // a query with NaN has no say
+          if (lane_ % 4 == 0) route_.total[at * kMine + i] = total;
+          if (i < queries && total == INFINITY)  // it has no say
             for (int c = lane_ % 4; c < D / 8; c += 4) queries_.set(t * kMine + i, c, uint4{});
         }
     }
@@ -216,7 +217,8 @@ void score_groups(const Problem& p, const PlanView& plan, const IndexView& index
   allow_shared(groups_kernel<T, D, kMine>, Shared<D>::bytes, "plan");
   constexpr int kTiles = kColumns / kMine;
   const dim3 grid(static_cast<unsigned>((plan.tiles + kTiles - 1) / kTiles),
-                  static_cast<unsigned>(plan.lists));
+                  static_cast<unsigned>(plan.lists),
+                  static_cast<unsigned>(std::min(kTiles, p.sequences)));
   groups_kernel<T, D, kMine><<<grid, kThreads, Shared<D>::bytes, stream>>>(p, plan, index, route);
   check_launch("plan", "groups_kernel");
 }

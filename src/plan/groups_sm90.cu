@@ -1,7 +1,10 @@
 // First half of routing on Hopper: what the routing queries think of every group of far keys. A
 // warp has 16 routing queries, a warpgroup multiplies its 64 with 64 groups at a time, and two
-// warpgroups share the rows of groups: those of eight tiles of one head, or of two tiles. Groups
-// pass twice: once for each query's total, once for ranks by shares among it.
+// warpgroups share the rows of groups: those of eight tiles of one head, or of two tiles; of more
+// than one sequence each has a block (z). Groups pass twice: once for each query's total, once for
+// ranks by shares among it.
+#include <algorithm>
+
 #include "common/wgmma.cuh"
 #include "plan/groups.cuh"
 #include "plan/route_kernels.cuh"
@@ -36,41 +39,26 @@ class GroupScorer {
                          const Route& route, unsigned char* shared)
       : p_(p), plan_(plan), index_(index), route_(route), shared_(shared),
         base_(smem_address(shared)), thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32),
-        warp_(thread_ / 32), first_(block() / plan.lists * kTiles), list_(block() % plan.lists),
-        kv_(p.kv_head(plan.head(list_))), t_(first_ + warp_ * 16 / kMine),
-        tile_(tile_or_none(plan, t_)), next_(index, 0), row_(thread_ / 4),
-        chunk_(thread_ % 4 ^ row_ % 2 * 4), to_(base_ + swizzled(kRows, row_, chunk_)) {}
+        warp_(thread_ / 32), first_(static_cast<int>(blockIdx.x) / plan.lists * kTiles),
+        list_(static_cast<int>(blockIdx.x) % plan.lists), kv_(p.kv_head(plan.head(list_))),
+        t_(first_ + warp_ * 16 / kMine), tile_(tile_or_none(plan, t_)), next_(index, 0),
+        row_(thread_ / 4), chunk_(thread_ % 4 ^ row_ % 2 * 4),
+        to_(base_ + swizzled(kRows, row_, chunk_)) {}
 
   __device__ void run() {
-    if (p_.d < D)  // columns that no row has
-      for (int i = thread_; i < kStages * S::rows_of_step / 16; i += kThreads)
-        reinterpret_cast<uint4*>(shared_ + S::rows(0))[i] = uint4{};
-    // Tiles of one sequence at a time; nearly always all of them.
-    for (int lead = 0; lead < kTiles; ++lead) {
-      const TileInfo first = tile_or_none(plan_, first_ + lead);
-      if (lead > 0 && same_sequence(first, tile_or_none(plan_, first_ + lead - 1))) continue;
-      const auto groups = [&](const TileInfo& t) {
-        return same_sequence(t, first) ? far_groups(p_, t, route_, index_) : 0;
-      };
-      int most = 0;
-      for (int t = 0; t < kTiles; ++t) most = max(most, groups(tile_or_none(plan_, first_ + t)));
-      if (most == 0) continue;
-      groups_ = groups(tile_);
-      const std::int64_t nodes = index_.at(kv_, first.segment) * index_.nodes;
-      node_k_ = static_cast<const T*>(index_.node_k) + nodes * p_.d, count_ = index_.count + nodes;
-      route_groups(first, most);
-    }
-  }
+    const int first = lead_of(plan_, first_, kTiles, static_cast<int>(blockIdx.z));
+    if (first < 0) return;
+    const TileInfo lead = tile(first);
+    const auto groups = [&](const TileInfo& t) {
+      return same_sequence(t, lead) ? far_groups(p_, t, route_, index_) : 0;
+    };
+    for (int t = 0; t < kTiles; ++t) most_ = max(most_, groups(tile(t)));
+    if (most_ == 0) return;
+    groups_ = groups(tile_), steps_ = (most_ + kRows - 1) / kRows;
+    const std::int64_t nodes = index_.at(kv_, lead.segment) * index_.nodes;
+    node_k_ = static_cast<const T*>(index_.node_k) + nodes * p_.d, count_ = index_.count + nodes;
 
- private:
-  // Those with most work first: later tiles have more groups.
-  static __device__ int block() {
-    return static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x);
-  }
-
-  __device__ void route_groups(const TileInfo& lead, int most) {
-    most_ = most, steps_ = (most + kRows - 1) / kRows;
-    __syncthreads();  // all are done with the sequence before
+    if (p_.d < D) clear_rows();
     copy_queries(lead);
     begin_pass<true>();
     totals_.clear();
@@ -84,12 +72,20 @@ class GroupScorer {
     pass<false>();
   }
 
+ private:
+  __device__ TileInfo tile(int t) const { return tile_or_none(plan_, first_ + t); }
+
+  __device__ void clear_rows() const {  // for the columns that no row has
+    for (int i = thread_; i < kStages * S::rows_of_step / 16; i += kThreads)
+      reinterpret_cast<uint4*>(shared_ + S::rows(0))[i] = uint4{};
+    __syncthreads();
+  }
   // With the rows of the first step.
   __device__ void copy_queries(const TileInfo& lead) {
     constexpr int kChunks = D / 8;
     for (int j = thread_; j < kColumns * kChunks; j += kThreads) {
       const int i = j / kChunks, c = j % kChunks;
-      const TileInfo t = tile_or_none(plan_, first_ + i / kMine);
+      const TileInfo t = tile(i / kMine);
       const RoutingQueries routing(p_, plan_, t, kMine);
       const bool there = same_sequence(t, lead) && i % kMine < routing.columns && 8 * c < p_.d;
       const T* from = there ? routing.query<T>(p_, plan_, t, list_, i % kMine) + 8 * c
@@ -173,14 +169,7 @@ class GroupScorer {
   }
 
   __device__ void total(Accumulators& c, const int* keys, int first) {
-    if (const int left = groups_ - first - lane_ % 4 * 2; left < kRows) {
-      const float never = p_.scale < 0 ? INFINITY : -INFINITY;
-#pragma unroll
-      for (int n = 0; n < kRows / 8; ++n)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          if (8 * n + j % 2 >= left) c[n][j] = never;
-    }
+    if (groups_ - first < kRows) mask_rows(c, groups_ - first, p_.scale, lane_);
     float2 of[kRows / 8];
 #pragma unroll
     for (int n = 0; n < kRows / 8; ++n)
@@ -198,13 +187,10 @@ class GroupScorer {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int column = warp_ * 16 + 8 * r + lane_ / 4, i = column % kMine;
-      const float2 sum = totals_.of_quad(0, r);
-      const float total = sum.x + log2f(sum.y);
-      const bool counts = i < queries && fabsf(total) < INFINITY;
-      all_[0][r] = counts ? total : INFINITY;
+      all_[0][r] = log_total(totals_.of_quad(0, r), i < queries);
       if (groups_ == 0) continue;
       if (lane_ % 4 == 0) route_.total[plan_.at(list_, t_) * kMine + i] = all_[0][r];
-      if (i < queries && !counts)  // a query with NaN has no say
+      if (i < queries && all_[0][r] == INFINITY)  // it has no say
         for (int c = lane_ % 4; c < D / 8; c += 4)
           *reinterpret_cast<uint4*>(shared_ + swizzled(kColumns, column, c)) = uint4{};
     }
@@ -281,7 +267,9 @@ void score_groups_hopper(const Problem& p, const PlanView& plan, const IndexView
                          const Route& route, cudaStream_t stream) {
   allow_shared(groups_sm90<T, D, kMine>, Shared<D>::bytes, "plan");
   constexpr int kTiles = kColumns / kMine;
-  const auto grid = static_cast<unsigned>((plan.tiles + kTiles - 1) / kTiles * plan.lists);
+  // Lists vary fastest: tiles come by their length, the longest first.
+  const dim3 grid(static_cast<unsigned>((plan.tiles + kTiles - 1) / kTiles * plan.lists), 1,
+                  static_cast<unsigned>(std::min(kTiles, p.sequences)));
   groups_sm90<T, D, kMine><<<grid, kThreads, Shared<D>::bytes, stream>>>(p, plan, index, route);
   check_launch("plan", "groups_sm90");
 }

@@ -1,4 +1,4 @@
-// What the two routing kernels share: routing queries, products, codes.
+// What the routing kernels share: routing queries, products, codes.
 #pragma once
 
 #include "common/mma.cuh"
@@ -32,7 +32,7 @@ struct RoutingQueries {
                             int room) {
     heads = min(plan.share, room);
     step = (p.tile * heads + room - 1) / room;
-    columns = heads * ((tile.rows + step - 1) / step);  // none for a tile without rows
+    columns = min(room, heads * ((tile.rows + step - 1) / step));  // none without rows
   }
   template <typename T>
   __device__ const T* query(const Problem& p, const PlanView& plan, const TileInfo& tile, int list,

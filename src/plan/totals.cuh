@@ -27,7 +27,7 @@ class Totals {
   template <int kCount, int kRows, typename Product, typename Keys>
   __device__ __forceinline__ void add(int to, float scale, const Product& c, const Keys& keys) {
     PerQuery<kCount> sum;
-    const auto weigh = [&] {
+    const auto weigh = [&](bool skip_empty) {
       bool fits = true;
 #pragma unroll
       for (int m = 0; m < kCount; ++m)
@@ -35,25 +35,27 @@ class Totals {
         for (int r = 0; r < 2; ++r) {
           sum[m][r] = 0;
 #pragma unroll
-          for (int i = 0; i < kRows; ++i)
-            sum[m][r] =
-                fmaf(keys(i), fast_exp2(fmaf(c(m, i, r), scale, -m_[to + m][r])), sum[m][r]);
+          for (int i = 0; i < kRows; ++i) {
+            const float x = fast_exp2(fmaf(c(m, i, r), scale, -m_[to + m][r]));
+            if (!skip_empty || keys(i) > 0) sum[m][r] = fmaf(keys(i), x, sum[m][r]);
+          }
           fits = fits && sum[m][r] <= kRoom;
         }
       return fits;
     };
-    if (!weigh()) {
+    if (!weigh(false)) {
 #pragma unroll
       for (int m = 0; m < kCount; ++m)
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float &top = m_[to + m][r], best = top;
 #pragma unroll
-          for (int i = 0; i < kRows; ++i) best = fmaxf(best, c(m, i, r) * scale);
+          for (int i = 0; i < kRows; ++i)
+            if (keys(i) > 0) best = fmaxf(best, c(m, i, r) * scale);
           l_[to + m][r] *= fast_exp2(top - best);
           top = best;
         }
-      weigh();
+      weigh(true);
     }
 #pragma unroll
     for (int m = 0; m < kCount; ++m)
@@ -79,7 +81,7 @@ class Totals {
   }
 
  private:
-  static constexpr float kRoom = 0x1p40f;  // the maximum follows when a sum is more
+  static constexpr float kRoom = 0x1p40f;  // the maximum follows when a sum is more, or NaN
   PerQuery<kBlocks> m_, l_;
 };
 
