@@ -75,18 +75,22 @@ Journal::Journal(const std::string& folder, const std::string& name, json settin
   if (!fresh && std::filesystem::exists(path_)) {
     std::ifstream in(path_);
     std::string line;
+    json before;
     for (bool first = true; std::getline(in, line) && !in.eof(); first = false) {
-      const json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);
+      json parsed = json::parse(line, nullptr, /*allow_exceptions=*/false);
       if (parsed.is_discarded()) break;
-      if (first && parsed != settings_)
-        throw cli::BadInput(
-            fmt::format("{} holds rows of other settings ({}), want the same, another --out, or "
-                        "--fresh to begin anew",
-                        path_, different(settings_, parsed)));
-      if (first) continue;
-      known_.push_back(parsed);
+      if (first) {
+        before = std::move(parsed);
+        continue;
+      }
+      known_.push_back(std::move(parsed));
       whole += line + "\n";
     }
+    if (!known_.empty() && before != settings_)
+      throw cli::BadInput(
+          fmt::format("{} holds rows of other settings ({}), want the same, another --out, or "
+                      "--fresh to begin anew",
+                      path_, different(settings_, before)));
   }
   cli::write_file(path_, whole);
 }

@@ -97,8 +97,12 @@ TEST_F(JournalTest, RowsOfAnotherBuildAreUsedButTold) {
   EXPECT_EQ(running_build().size(), 16u);
 }
 
-TEST_F(JournalTest, OtherSettingsAreAnError) {
-  { Journal(folder, "x", {{"a", 1}, {"b", 1}}, false); }
+TEST_F(JournalTest, OtherSettingsAreAnErrorWhereRowsExist) {
+  { Journal(folder, "x", {{"a", 7}}, false); }  // ended before its first row
+  {
+    Journal begun(folder, "x", {{"a", 1}, {"b", 1}}, false);
+    EXPECT_EQ(row(begun, 1), 100);
+  }
   const auto refused = [&](const json& settings) -> std::string {
     try {
       Journal(folder, "x", settings, false);
@@ -111,7 +115,7 @@ TEST_F(JournalTest, OtherSettingsAreAnError) {
   EXPECT_NE(refused({{"b", 2}, {"c", 1}}).find("settings (b, c, a),"), std::string::npos);
   EXPECT_EQ(refused({{"b", 1}, {"a", 1}}), "");
   Journal fresh(folder, "x", {{"a", 2}}, true);
-  EXPECT_EQ(row(fresh, 1), 100);
+  EXPECT_EQ(row(fresh, 1), 101);
 }
 
 TEST(Experiments, PerplexityAtAsManyKeys) {
