@@ -80,6 +80,8 @@ Trial random_trial(std::uint64_t seed, Method method) {
              .leaf = o.tile * draw(1, 4),
              .centred = draw(0, 1) == 1,
              .selected = draw(1, 300)};
+  if (seed % 5 == 1) o.hyper.samples = 0;
+  if (seed % 7 == 1) o.hyper.block = 0;  // seeds 1 and 36: neither
   if (seed % 3 == 0) o.selection = Selection::kSample, o.sample_weights = true;
   return {Data(c), o, random_scores(c, seed), {}};
 }
