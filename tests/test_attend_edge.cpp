@@ -236,25 +236,6 @@ TEST(AttendEdge, ExtremeScales) {
   }
 }
 
-TEST(AttendEdge, ExtremeNumbers) {
-  for (const double factor : {1e-30, 1e-10, 1e10, 1e18}) {
-    Data data(small(DType::kF32));
-    for (std::int64_t h = 0; h < 2; ++h) {
-      for (std::int64_t j = 0; j < data.shape.n_kv; ++j) {
-        data.k.set(0, h, j, 5, data.k.get(0, h, j, 5) * factor);
-      }
-    }
-    run_dense(data);
-    for (std::int64_t i = 0; i < data.shape.n_q; ++i) {
-      for (std::int64_t x = 0; x < data.shape.d_v; ++x) {
-        ASSERT_LE(std::abs(data.o.get(0, 0, i, x)), 6.0) << factor << ' ' << i;  // a mean of values
-      }
-      ASSERT_TRUE(std::isfinite(data.lse.get(0, 0, i, 0))) << factor << ' ' << i;
-    }
-    if (factor < 1) expect_near_dense(data);
-  }
-}
-
 TEST(AttendEdge, BroadcastKeysHaveStrideZero) {
   Case c = small(DType::kF16);
   Data data(c), wide(c);

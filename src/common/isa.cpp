@@ -59,6 +59,17 @@ std::string_view name_of(Isa isa) noexcept {
   return "unknown";
 }
 
+bool avx512_bf16_usable() noexcept {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __get_cpuid_count(7, 1, &a, &b, &c, &d) && ((a >> 5) & 1);
+#else
+  return false;
+#endif
+}
+
 bool amx_usable() noexcept {
 #if defined(__x86_64__) && defined(__linux__)
   static const bool usable = request_amx();
@@ -70,8 +81,7 @@ bool amx_usable() noexcept {
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> out;
-  for (const tile::Kernels* k : tile::all_kernels())
-    if (k != nullptr) out.push_back(k->isa);
+  for (const tile::Kernels* k : tile::all_kernels()) out.push_back(k->isa);
   std::sort(out.begin(), out.end());
   return out;
 }

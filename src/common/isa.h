@@ -21,6 +21,9 @@ Isa chosen_isa();
 /// Forces a level ("avx2", ...); null: back to the default. Only for tests: not thread-safe.
 void set_isa_for_testing(const char* name);
 
+/// Whether this machine has AVX512-BF16 and the parts of AVX-512 that its kernels use.
+bool avx512_bf16_usable() noexcept;
+
 /// Asks the kernel for permission to use AMX tiles, once; false where refused or absent.
 bool amx_usable() noexcept;
 

@@ -134,7 +134,7 @@ struct RowKernels {
                  std::uint16_t* best);
 };
 
-/// Tables that were compiled in and that the machine supports; null entries elsewhere.
+/// Tables that were compiled in and that the machine supports.
 std::vector<const Kernels*> all_kernels();
 std::vector<const RowKernels*> all_row_kernels();
 

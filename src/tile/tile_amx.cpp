@@ -221,20 +221,16 @@ void accumulate(const void* p, const void* v, int n_pad, int vecs, int dv_pad,
 
 }  // namespace
 
-const Kernels* amx_bf16_kernels() {
-  static const bool ok = avx512_bf16_kernels() != nullptr && amx_usable();
-  static const Kernels k = [] {
-    Kernels t = bf16_table(Isa::kAmxBf16);
-    t.block_multiple = 32;
-    t.row_multiple = 16;
-    t.strip = 2;
-    t.block = 128;
-    t.load_v = load_v;
-    t.scores = scores;
-    t.accumulate = accumulate;
-    return t;
-  }();
-  return ok ? &k : nullptr;
-}
+constinit const Kernels kAmxBf16Kernels = [] {
+  Kernels t = bf16_table(Isa::kAmxBf16);
+  t.block_multiple = 32;
+  t.row_multiple = 16;
+  t.strip = 2;
+  t.block = 128;
+  t.load_v = load_v;
+  t.scores = scores;
+  t.accumulate = accumulate;
+  return t;
+}();
 
 }  // namespace prescore::tile

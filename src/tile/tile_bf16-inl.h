@@ -147,15 +147,19 @@ inline void softmax_vector(const float* s, int n, int n_pad, float scale, LaneSt
   }
   for (; j < n; ++j) b0 = _mm512_max_ps(b0, _mm512_load_ps(s + j * kLanes));
   b0 = _mm512_max_ps(_mm512_max_ps(b0, b1), _mm512_max_ps(b2, b3));
-  const __m512 m_old = _mm512_load_ps(state.m);
-  const __m512 m = _mm512_max_ps(m_old, _mm512_mul_ps(b0, factor));
+  // factor (s - best) + shift is exact at the maximum: see weight() in tile_f32-inl.h.
+  const __m512 m_old = _mm512_load_ps(state.m), top = _mm512_mul_ps(b0, factor);
+  const __m512 m = _mm512_max_ps(m_old, top), shift = _mm512_sub_ps(top, m);
+  const auto weights = [&](const float* at) {
+    return exp2_bf16(_mm512_fmadd_ps(_mm512_sub_ps(_mm512_load_ps(at), b0), factor, shift));
+  };
   __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
   for (j = 0; j + 4 <= n; j += 4) {
     const float* at = s + j * kLanes;
-    const __m512 w0 = exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at), factor, m));
-    const __m512 w1 = exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at + kLanes), factor, m));
-    const __m512 w2 = exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at + 2 * kLanes), factor, m));
-    const __m512 w3 = exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at + 3 * kLanes), factor, m));
+    const __m512 w0 = weights(at);
+    const __m512 w1 = weights(at + kLanes);
+    const __m512 w2 = weights(at + 2 * kLanes);
+    const __m512 w3 = weights(at + 3 * kLanes);
     sum0 = _mm512_add_ps(sum0, _mm512_add_ps(w0, w2));
     sum1 = _mm512_add_ps(sum1, _mm512_add_ps(w1, w3));
     _mm512_store_si512(p + j / 2 * kLanes, pairs(w0, w1));
@@ -163,9 +167,8 @@ inline void softmax_vector(const float* s, int n, int n_pad, float scale, LaneSt
   }
   for (; j < n; j += 2) {
     const float* at = s + j * kLanes;
-    const __m512 w0 = exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at), factor, m));
-    const __m512 w1 = j + 1 < n ? exp2_bf16(_mm512_fmsub_ps(_mm512_load_ps(at + kLanes), factor, m))
-                                : _mm512_setzero_ps();
+    const __m512 w0 = weights(at);
+    const __m512 w1 = j + 1 < n ? weights(at + kLanes) : _mm512_setzero_ps();
     sum0 = _mm512_add_ps(sum0, w0);
     sum1 = _mm512_add_ps(sum1, w1);
     _mm512_store_si512(p + j / 2 * kLanes, pairs(w0, w1));
@@ -212,7 +215,7 @@ inline __m512i value_pairs(const void* const* rows, DType t, int j, int n, int c
 }
 
 // What the tables have in common.
-inline Kernels bf16_table(Isa isa) {
+constexpr Kernels bf16_table(Isa isa) {
   Kernels t{};
   t.isa = isa;
   t.bf16 = true;

@@ -1,6 +1,4 @@
 // Products by vdpbf16ps: pairs of keys or dimensions broadcast against a lane vector.
-#include <cpuid.h>
-
 #include "tile/tile_bf16-inl.h"
 #include "tile/tile_tables.h"
 
@@ -81,30 +79,18 @@ void accumulate(const void* p, const void* v, int n_pad, int vecs, int dv_pad,
                 o_vec);
 }
 
-bool supported() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
-    return false;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && ((a >> 5) & 1);
-}
-
 }  // namespace
 
-const Kernels* avx512_bf16_kernels() {
-  static const bool ok = supported();
-  static const Kernels k = [] {
-    Kernels t = bf16_table(Isa::kAvx512Bf16);
-    t.block_multiple = 2;
-    t.row_multiple = 1;
-    t.strip = 4;
-    t.block = 96;
-    t.load_v = load_v;
-    t.scores = scores;
-    t.accumulate = accumulate;
-    return t;
-  }();
-  return ok ? &k : nullptr;
-}
+constinit const Kernels kAvx512Bf16Kernels = [] {
+  Kernels t = bf16_table(Isa::kAvx512Bf16);
+  t.block_multiple = 2;
+  t.row_multiple = 1;
+  t.strip = 4;
+  t.block = 96;
+  t.load_v = load_v;
+  t.scores = scores;
+  t.accumulate = accumulate;
+  return t;
+}();
 
 }  // namespace prescore::tile

@@ -100,6 +100,12 @@ HWY_INLINE V exp2_or_zero(V x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, -126.0f)), p);
 }
 
+// 2^(factor s - m) where m = factor best - shift: exact at s = best, whatever the size of m.
+// Rounded once, factor s - m would be wrong there by as much as the product m was rounded.
+HWY_INLINE V weight(V s, V best, V factor, V shift) {
+  return exp2_or_zero(hn::MulAdd(hn::Sub(s, best), factor, shift));
+}
+
 // ---- blocks --------------------------------------------------------------------------------
 
 void load_rows(const void* const* rows, DType t, int n, int n_pad, int d, int d_pad, void* out) {
@@ -257,18 +263,19 @@ void softmax(float* s, int n, int n_pad, int vecs, float scale, const BlockMask&
         best2 = hn::Max(best2, hn::Load(d, in + (j + 1) * kLanes));
       }
       for (; j < n; ++j) best = hn::Max(best, hn::Load(d, in + j * kLanes));
-      const V m = hn::Max(m_old, hn::Mul(hn::Max(best, best2), factor));
+      best = hn::Max(best, best2);
+      const V top = hn::Mul(best, factor), m = hn::Max(m_old, top), shift = hn::Sub(top, m);
       V sum = hn::Zero(d), sum2 = sum;
       for (j = 0; j + 2 <= n; j += 2) {
-        const V a = exp2_or_zero(hn::MulSub(hn::Load(d, in + j * kLanes), factor, m));
-        const V b = exp2_or_zero(hn::MulSub(hn::Load(d, in + (j + 1) * kLanes), factor, m));
+        const V a = weight(hn::Load(d, in + j * kLanes), best, factor, shift);
+        const V b = weight(hn::Load(d, in + (j + 1) * kLanes), best, factor, shift);
         sum = hn::Add(sum, a);
         sum2 = hn::Add(sum2, b);
         hn::Store(a, d, out + j * kLanes);
         hn::Store(b, d, out + (j + 1) * kLanes);
       }
       for (; j < n; ++j) {
-        const V a = exp2_or_zero(hn::MulSub(hn::Load(d, in + j * kLanes), factor, m));
+        const V a = weight(hn::Load(d, in + j * kLanes), best, factor, shift);
         sum = hn::Add(sum, a);
         hn::Store(a, d, out + j * kLanes);
       }
@@ -381,9 +388,22 @@ float max_of(const float* s, int n) {
 
 #include "tile/tile_routing-inl.h"
 
-inline Kernels make_kernels(Isa isa) {
+// By the preprocessor, since not every Highway and architecture has all of these names.
+#if HWY_TARGET == HWY_AVX3
+constexpr Isa kIsa = Isa::kAvx512;
+#elif HWY_TARGET == HWY_AVX2
+constexpr Isa kIsa = Isa::kAvx2;
+#elif HWY_TARGET == HWY_SSE2
+constexpr Isa kIsa = Isa::kSse2;
+#elif HWY_TARGET == HWY_NEON
+constexpr Isa kIsa = Isa::kNeon;
+#else
+constexpr Isa kIsa = Isa::kScalar;
+#endif
+
+constexpr Kernels make_kernels() {
   Kernels k{};
-  k.isa = isa;
+  k.isa = kIsa;
   k.bf16 = false;
   k.d_multiple = 1;
   k.block_multiple = 1;
@@ -400,25 +420,25 @@ inline Kernels make_kernels(Isa isa) {
   return k;
 }
 
-inline RowKernels make_row_kernels(Isa isa) {
-  return {isa,
-          sums<Product>,
-          sums<SquaredDifference>,
-          sums<Difference>,
-          axpys,
-          exp2s,
-          max_of,
-          to_f32,
-          from_f32,
-          add_totals,
-          total,
-          rank_nodes,
-          add_log_sums,
-          add_shares,
-          threshold,
-          partition,
-          argmax};
-}
+// Constants, see tile_tables.h.
+constexpr Kernels kKernels = make_kernels();
+constexpr RowKernels kRowKernels{kIsa,
+                                 sums<Product>,
+                                 sums<SquaredDifference>,
+                                 sums<Difference>,
+                                 axpys,
+                                 exp2s,
+                                 max_of,
+                                 to_f32,
+                                 from_f32,
+                                 add_totals,
+                                 total,
+                                 rank_nodes,
+                                 add_log_sums,
+                                 add_shares,
+                                 threshold,
+                                 partition,
+                                 argmax};
 
 }  // namespace
 }  // namespace HWY_NAMESPACE

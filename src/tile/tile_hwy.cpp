@@ -26,31 +26,31 @@ namespace {
 
 struct Table {
   std::int64_t target;
-  Kernels kernels;
-  RowKernels rows;
+  const Kernels* kernels;
+  const RowKernels* rows;
 };
 
-// Tables of the targets that this machine supports.
+// Tables of Highway's targets that this machine supports.
 const std::vector<Table>& tables() {
   static const std::vector<Table> all = [] {
-    std::vector<Table> t;
-    const std::int64_t here = hwy::SupportedTargets();
-    const auto add = [&](std::int64_t target, const Kernels& k, const RowKernels& r) {
-      if (here & target) t.push_back({target, k, r});
-    };
+    const std::vector<Table> compiled = {
 #if HWY_TARGETS & HWY_SSE2
-    add(HWY_SSE2, N_SSE2::make_kernels(Isa::kSse2), N_SSE2::make_row_kernels(Isa::kSse2));
+      {HWY_SSE2, &N_SSE2::kKernels, &N_SSE2::kRowKernels},
 #endif
 #if HWY_TARGETS & HWY_AVX2
-    add(HWY_AVX2, N_AVX2::make_kernels(Isa::kAvx2), N_AVX2::make_row_kernels(Isa::kAvx2));
+      {HWY_AVX2, &N_AVX2::kKernels, &N_AVX2::kRowKernels},
 #endif
 #if HWY_TARGETS & HWY_AVX3
-    add(HWY_AVX3, N_AVX3::make_kernels(Isa::kAvx512), N_AVX3::make_row_kernels(Isa::kAvx512));
+      {HWY_AVX3, &N_AVX3::kKernels, &N_AVX3::kRowKernels},
 #endif
 #if HWY_TARGETS & HWY_NEON
-    add(HWY_NEON, N_NEON::make_kernels(Isa::kNeon), N_NEON::make_row_kernels(Isa::kNeon));
+      {HWY_NEON, &N_NEON::kKernels, &N_NEON::kRowKernels},
 #endif
-    return t;
+    };
+    std::vector<Table> here;
+    for (const Table& t : compiled)
+      if (t.target & hwy::SupportedTargets()) here.push_back(t);
+    return here;
   }();
   return all;
 }
@@ -66,20 +66,20 @@ const Table* best_up_to(const std::vector<const Table*>& all, Isa limit) {
 }  // namespace
 
 std::vector<const Kernels*> all_kernels() {
-  std::vector<const Kernels*> all{&scalar_kernels()};
-  for (const Table& t : tables()) all.push_back(&t.kernels);
+  std::vector<const Kernels*> all{&kScalarKernels};
+  for (const Table& t : tables()) all.push_back(t.kernels);
 #ifdef PRESCORE_HAVE_BF16
-  if (const Kernels* k = avx512_bf16_kernels()) all.push_back(k);
+  if (avx512_bf16_usable()) all.push_back(&kAvx512Bf16Kernels);
 #endif
 #ifdef PRESCORE_HAVE_AMX
-  if (const Kernels* k = amx_bf16_kernels()) all.push_back(k);
+  if (avx512_bf16_usable() && amx_usable()) all.push_back(&kAmxBf16Kernels);
 #endif
   return all;
 }
 
 std::vector<const RowKernels*> all_row_kernels() {
-  std::vector<const RowKernels*> all{&scalar_row_kernels()};
-  for (const Table& t : tables()) all.push_back(&t.rows);
+  std::vector<const RowKernels*> all{&kScalarRowKernels};
+  for (const Table& t : tables()) all.push_back(t.rows);
   return all;
 }
 

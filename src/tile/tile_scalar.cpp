@@ -6,13 +6,7 @@
 
 namespace prescore::tile {
 
-const Kernels& scalar_kernels() {
-  static const Kernels k = HWY_NAMESPACE::make_kernels(Isa::kScalar);
-  return k;
-}
-const RowKernels& scalar_row_kernels() {
-  static const RowKernels k = HWY_NAMESPACE::make_row_kernels(Isa::kScalar);
-  return k;
-}
+constinit const Kernels kScalarKernels = HWY_NAMESPACE::kKernels;
+constinit const RowKernels kScalarRowKernels = HWY_NAMESPACE::kRowKernels;
 
 }  // namespace prescore::tile
