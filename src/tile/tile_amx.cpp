@@ -221,16 +221,13 @@ void accumulate(const void* p, const void* v, int n_pad, int vecs, int dv_pad,
 
 }  // namespace
 
-constinit const Kernels kAmxBf16Kernels = [] {
-  Kernels t = bf16_table(Isa::kAmxBf16);
-  t.block_multiple = 32;
-  t.row_multiple = 16;
-  t.strip = 2;
-  t.block = 128;
-  t.load_v = load_v;
-  t.scores = scores;
-  t.accumulate = accumulate;
-  return t;
-}();
+constinit const Kernels kAmxBf16Kernels = bf16_table({.isa = Isa::kAmxBf16,
+                                                      .block_multiple = 32,
+                                                      .row_multiple = 16,
+                                                      .strip = 2,
+                                                      .block = 128,
+                                                      .load_v = load_v,
+                                                      .scores = scores,
+                                                      .accumulate = accumulate});
 
 }  // namespace prescore::tile

@@ -214,17 +214,29 @@ inline __m512i value_pairs(const void* const* rows, DType t, int j, int n, int c
   return pairs(a, b);
 }
 
-// What the tables have in common.
-constexpr Kernels bf16_table(Isa isa) {
-  Kernels t{};
-  t.isa = isa;
-  t.bf16 = true;
-  t.d_multiple = 32;
-  t.load_k = load_rows_bf16;
-  t.v_block_bytes = v_block_bytes_bf16;
-  t.pack_q = pack_q_bf16;
-  t.softmax = softmax_bf16;
-  return t;
+// What the two tables do not have in common, and a table of it.
+struct OwnParts {
+  Isa isa;
+  int block_multiple, row_multiple, strip, block;
+  decltype(Kernels::load_v) load_v;
+  decltype(Kernels::scores) scores;
+  decltype(Kernels::accumulate) accumulate;
+};
+constexpr Kernels bf16_table(const OwnParts& own) {
+  return {.isa = own.isa,
+          .bf16 = true,
+          .d_multiple = 32,
+          .block_multiple = own.block_multiple,
+          .row_multiple = own.row_multiple,
+          .strip = own.strip,
+          .block = own.block,
+          .load_k = load_rows_bf16,
+          .load_v = own.load_v,
+          .v_block_bytes = v_block_bytes_bf16,
+          .pack_q = pack_q_bf16,
+          .scores = own.scores,
+          .softmax = softmax_bf16,
+          .accumulate = own.accumulate};
 }
 
 }  // namespace

@@ -81,16 +81,13 @@ void accumulate(const void* p, const void* v, int n_pad, int vecs, int dv_pad,
 
 }  // namespace
 
-constinit const Kernels kAvx512Bf16Kernels = [] {
-  Kernels t = bf16_table(Isa::kAvx512Bf16);
-  t.block_multiple = 2;
-  t.row_multiple = 1;
-  t.strip = 4;
-  t.block = 96;
-  t.load_v = load_v;
-  t.scores = scores;
-  t.accumulate = accumulate;
-  return t;
-}();
+constinit const Kernels kAvx512Bf16Kernels = bf16_table({.isa = Isa::kAvx512Bf16,
+                                                         .block_multiple = 2,
+                                                         .row_multiple = 1,
+                                                         .strip = 4,
+                                                         .block = 96,
+                                                         .load_v = load_v,
+                                                         .scores = scores,
+                                                         .accumulate = accumulate});
 
 }  // namespace prescore::tile

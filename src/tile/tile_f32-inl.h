@@ -401,27 +401,21 @@ constexpr Isa kIsa = Isa::kNeon;
 constexpr Isa kIsa = Isa::kScalar;
 #endif
 
-constexpr Kernels make_kernels() {
-  Kernels k{};
-  k.isa = kIsa;
-  k.bf16 = false;
-  k.d_multiple = 1;
-  k.block_multiple = 1;
-  k.row_multiple = 1;
-  k.strip = kVecs;
-  k.block = 96;
-  k.load_k = load_rows;
-  k.load_v = load_rows;
-  k.v_block_bytes = v_block_bytes;
-  k.pack_q = pack_q;
-  k.scores = scores;
-  k.softmax = softmax;
-  k.accumulate = accumulate;
-  return k;
-}
-
 // Constants, see tile_tables.h.
-constexpr Kernels kKernels = make_kernels();
+constexpr Kernels kKernels{.isa = kIsa,
+                           .bf16 = false,
+                           .d_multiple = 1,
+                           .block_multiple = 1,
+                           .row_multiple = 1,
+                           .strip = kVecs,
+                           .block = 96,
+                           .load_k = load_rows,
+                           .load_v = load_rows,
+                           .v_block_bytes = v_block_bytes,
+                           .pack_q = pack_q,
+                           .scores = scores,
+                           .softmax = softmax,
+                           .accumulate = accumulate};
 constexpr RowKernels kRowKernels{kIsa,
                                  sums<Product>,
                                  sums<SquaredDifference>,
