@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace prescore {
 
@@ -191,6 +192,14 @@ struct PublishedFlaws {
   bool distance_seeds = false;
 };
 
+/// What one query head reads (PlanOptions::heads).
+struct HeadBudget {
+  /// kDense, kWindow, kTopK, kRouted; kAuto: the method of the call.
+  Method method = Method::kAuto;
+  std::int64_t keys = 0;  ///< most keys that a query reads; 0: PlanOptions::budget
+  friend bool operator==(const HeadBudget&, const HeadBudget&) = default;
+};
+
 /// What the planners need to know. All counts are keys.
 struct PlanOptions {
   Method method = Method::kAuto;
@@ -237,6 +246,10 @@ struct PlanOptions {
   /// negative), 0 (none: equal budgets) to 1. The mean number of keys read stays within the budget,
   /// a single head may exceed it.
   float adaptive = 0;
+  /// Budgets by head: empty, or one entry a query head of the call. Not with hyper. Routed heads of
+  /// a key head whose budgets differ do not choose together: those with the smallest do, each of
+  /// those with more chooses for itself. Tiles within dense_until are dense for every head.
+  std::vector<HeadBudget> heads;
   HyperOptions hyper;
   PublishedFlaws flaws;
   std::uint64_t seed = 0;
