@@ -37,8 +37,8 @@ Tensor pick(const Captured& c, std::span<const std::int32_t> at, std::vector<std
 }
 
 // Keys of every (head, query) of a plan.
-Reads spread(const Plan& plan, const Planner& planner, const PlanInputs& in) {
-  const std::int64_t h_q = in.q.shape[1], group = h_q / in.k.shape[1];
+Reads spread(const Plan& plan, const PlanInputs& in) {
+  const std::int64_t h_q = in.q.shape[1];
   Reads out(static_cast<std::size_t>(h_q),
             std::vector<std::vector<std::int64_t>>(static_cast<std::size_t>(in.q.shape[2])));
   const auto mark = [&](std::int64_t h, std::int64_t i, const TilePlan& p) {
@@ -53,8 +53,7 @@ Reads spread(const Plan& plan, const Planner& planner, const PlanInputs& in) {
         mark(tile.lanes[i].head, tile.lanes[i].query, plan.reads[t]);
         continue;
       }
-      for (std::int64_t g = 0; g < (planner.shared_by_group() ? group : 1); ++g)
-        mark(tile.head + g, i, plan.reads[t]);
+      for (std::int64_t g = 0; g < tile.heads; ++g) mark(tile.head_at(g), i, plan.reads[t]);
     }
   }
   for (auto& head : out)
@@ -90,7 +89,7 @@ Reads reads_of(const Captured& c, const Options& options, std::span<const std::i
   in.visibility.n_q = in.q.shape[2], in.visibility.positions = positions;
   const auto planner = make_planner(in, o.plan);
   const AttendInputs attend_in{in.q, c.tk, c.tv, in.visibility, c.scale, in.index, o.compute};
-  return spread(make_plan(attend_in, *planner, executor), *planner, in);
+  return spread(make_plan(attend_in, *planner, executor), in);
 }
 
 Overlaps::Overlaps(std::size_t methods)

@@ -144,7 +144,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         const auto planner = make_planner(plan_in, o);
         const Plan plan = make_plan(attend_in, *planner, *executor);
         check_plan(plan, attend_in.visibility, index, o);
-        attend(attend_in, plan, planner->shared_by_group(),
+        attend(attend_in, plan,
                {MutTensor::contiguous(cache.o.data(), DType::kF32, 1, 1, n_q, kDim), nullptr},
                *executor);
         break;

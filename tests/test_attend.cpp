@@ -126,9 +126,9 @@ TEST(Attend, RandomPlans) {
     c.order = static_cast<Order>(draw(0, 2)), c.seed = seed;
     SCOPED_TRACE(testing::Message() << "seed " << seed << ": " << c);
     Data data(c);
-    const bool shared = draw(0, 1) == 1;
+    const std::int64_t together = draw(1, 2);
     Plan plan;
-    for (std::int64_t h = 0; h < c.h_q; h += shared ? 2 : 1) {
+    for (std::int64_t h = 0; h < c.h_q; h += together) {
       for (std::int64_t first = 0; first < c.n_q;) {
         const std::int64_t last = std::min(c.n_q, first + draw(1, 70));
         const std::int64_t end = data.visibility().end(first);
@@ -150,12 +150,13 @@ TEST(Attend, RandomPlans) {
           }
         }
         plan.tiles.push_back({0, h, first, last});
+        plan.tiles.back().heads = together;
         plan.reads.push_back(reads);
         first = last;
       }
     }
-    attend(data.inputs(), plan, shared, data.state(), *make_executor(2));
-    expect_near_plan(data, plan, shared);
+    attend(data.inputs(), plan, data.state(), *make_executor(2));
+    expect_near_plan(data, plan);
   }
 }
 
@@ -182,8 +183,8 @@ TEST(Attend, StandInsAreNodesOfTheIndex) {
       }
       AttendInputs in = data.inputs();
       in.index = &index;
-      attend(in, plan, false, data.state(), *make_serial_executor());
-      expect_near_plan(data, plan, false, &index);
+      attend(in, plan, data.state(), *make_serial_executor());
+      expect_near_plan(data, plan, &index);
     }
   }
 }
@@ -199,8 +200,8 @@ TEST(Attend, BudgetNoticesOneKey) {
       plan.tiles = {{0, 0, 0, 40}};
       plan.reads.resize(1);
       plan.reads[0].ranges = {{0, 77}, {twice ? 76 : 78, 150}};
-      attend(data.inputs(), plan, false, data.state(), *make_serial_executor());
-      expect_near_plan(data, plan, false);
+      attend(data.inputs(), plan, data.state(), *make_serial_executor());
+      expect_near_plan(data, plan);
       std::string report;
       EXPECT_GT(rows_outside_budget(
                     data,

@@ -111,9 +111,9 @@ TEST_P(Hyper, ReadsEveryKeyAtMostOnceAndAgreesWithTheOracle) {
     EXPECT_EQ(counters.keys, keys);
     EXPECT_EQ(counters.queries, c.b * c.h_q * c.n_q);
     t.data.shape.parts = static_cast<double>(planner->parts());
-    expect_near_plan(t.data, plan, planner->shared_by_group());
+    expect_near_plan(t.data, plan);
     Data again(c);
-    attend(t.data.inputs(), plan, planner->shared_by_group(), again.state(), *serial);
+    attend(t.data.inputs(), plan, again.state(), *serial);
     EXPECT_TRUE(again.o.same_bits(t.data.o));
     if (HasFailure()) return;
   }
@@ -139,7 +139,7 @@ TEST_P(Hyper, Bf16ProductsAgreeWithTheOracle) {
   EXPECT_LE(rows_outside_budget(
                 t.data,
                 [&](const reference::Problem& p, const reference::VisitRow& visit) {
-                  reference::for_each_row(p, plan, planner->shared_by_group(), nullptr, visit);
+                  reference::for_each_row(p, plan, nullptr, visit);
                 },
                 report),
             2)
@@ -291,7 +291,7 @@ TEST_P(Hyper, EqualKeys) {
       const Plan plan = make_plan(t.data.inputs(), *planner, *serial);
       attend(t.data.inputs(), *planner, t.data.state(), *serial);
       t.data.shape.parts = static_cast<double>(planner->parts());
-      expect_near_plan(t.data, plan, planner->shared_by_group());
+      expect_near_plan(t.data, plan);
       const reference::Result dense = reference::dense(t.data.problem());
       for (std::int64_t i = 0; i < 200; ++i)
         ASSERT_NEAR(t.data.lse.get(0, i / 100, i % 100, 0), dense.lse[static_cast<std::size_t>(i)],

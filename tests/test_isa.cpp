@@ -70,8 +70,8 @@ TEST_P(IsaLevel, RoutedNearOracle) {
       const Planned planned = plan_all(data, options, &index);
       AttendInputs in = data.inputs();
       in.index = &index;
-      attend(in, planned.plan, planned.shared, data.state(), *make_serial_executor());
-      expect_near_plan(data, planned.plan, planned.shared, &index);
+      attend(in, planned.plan, data.state(), *make_serial_executor());
+      expect_near_plan(data, planned.plan, &index);
     }
   }
 }

@@ -35,9 +35,9 @@ TEST(Merge, PartsMakeTheWhole) {
     const std::int64_t cut2 = std::uniform_int_distribution<std::int64_t>(cut1, 90)(random);
     Data whole(c), second(c), third(c);
     const auto executor = make_serial_executor();
-    attend(whole.inputs(), only(c, {{0, cut1}}), false, whole.state(), *executor);
-    attend(second.inputs(), only(c, {{cut1, cut2}}), false, second.state(), *executor);
-    attend(third.inputs(), only(c, {{cut2, 90}}), false, third.state(), *executor);
+    attend(whole.inputs(), only(c, {{0, cut1}}), whole.state(), *executor);
+    attend(second.inputs(), only(c, {{cut1, cut2}}), second.state(), *executor);
+    attend(third.inputs(), only(c, {{cut2, 90}}), third.state(), *executor);
     merge(whole.state(), third.state());
     merge(whole.state(), second.state());
     expect_near_dense(whole);

@@ -71,7 +71,7 @@ void check_exactly_once(const Trial& s) {
     if (c.causal && tile.first > 0) {  // whatever chunk this is, tiles begin where they always do
       ASSERT_EQ((c.n_kv - c.n_q + tile.first) % s.planned.tile, 0);
     }
-    for (std::int64_t h = tile.head; h < tile.head + (s.planned.shared ? group : 1); ++h) {
+    for (std::int64_t h = tile.head; h < tile.head + tile.heads; ++h) {
       for (std::int64_t i = tile.first; i < tile.last; ++i) {
         ++covered[static_cast<std::size_t>((tile.batch * c.h_q + h) * c.n_q + i)];
       }
@@ -304,7 +304,7 @@ TEST(PlanChoice, LevelsKeepMostOfTheMass) {
     reference::Result all = reference::dense(p);
     Plan keys_only = planned.plan;
     for (TilePlan& reads : keys_only.reads) reads.nodes.clear();
-    const reference::Result part = reference::attend(p, keys_only, planned.shared, &index);
+    const reference::Result part = reference::attend(p, keys_only, &index);
     for (std::size_t i = 0; i < all.lse.size(); ++i) sum += std::exp(part.lse[i] - all.lse[i]);
     return sum / static_cast<double>(all.lse.size());
   };

@@ -117,8 +117,8 @@ TEST(Selection, EverySelectionKeepsTheContractsOfAPlan) {
         ASSERT_LE(reads.keys.size(), 700u);
       }
       EXPECT_EQ(weighted, selection == Selection::kSample);
-      attend(data.inputs(), planned.plan, planned.shared, data.state(), *make_serial_executor());
-      expect_near_plan(data, planned.plan, planned.shared);
+      attend(data.inputs(), planned.plan, data.state(), *make_serial_executor());
+      expect_near_plan(data, planned.plan);
     }
   }
 }

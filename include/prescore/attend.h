@@ -21,13 +21,12 @@ struct AttendInputs {
 Counters attend(const AttendInputs&, const Planner&, const State& out, Executor&);
 
 /// Executes a plan made before (for looking at plans, and for tests).
-Counters attend(const AttendInputs&, const Plan&, bool shared_by_group, const State& out,
-                Executor&);
+Counters attend(const AttendInputs&, const Plan&, const State& out, Executor&);
 
 /// mass [b, h_q, n_q] <- the share of each query's attention that falls on the keys of a plan, 1
 /// where a query sees nothing: exp(lse over them - lse over all), at the price of dense attention.
 /// Weights and stand-ins of the plan do not count. V is not looked at.
-void captured_mass(const AttendInputs&, const Plan&, bool shared_by_group, float* mass, Executor&);
+void captured_mass(const AttendInputs&, const Plan&, float* mass, Executor&);
 
 /// All tiles of a planner.
 Plan make_plan(const AttendInputs&, const Planner&, Executor&);

@@ -19,14 +19,22 @@ struct Lane {
   std::int32_t head = 0, query = 0;
 };
 
-/// Queries [first, last) of query head `head` of batch entry `batch`; or, where `lanes` is not
-/// null, lanes[first, last): any queries of any heads of the group of `head`, each once.
+/// Queries [first, last) of `heads` query heads of batch entry `batch`, which read the same: those
+/// from `head` on, or, where `head_list` is not null, the listed ones, ascending, `head` the first.
+/// Where `lanes` is not null, lanes[first, last) instead: any queries of any heads of the group of
+/// `head`, each once.
 struct Tile {
   std::int64_t batch = 0, head = 0;
   std::int64_t first = 0, last = 0;
   const Lane* lanes = nullptr;
   std::int64_t part = 0;  ///< see Planner::parts
   std::int64_t tag = 0;   ///< the planner's own
+  std::int64_t heads = 1;
+  const std::int32_t* head_list = nullptr;
+
+  std::int64_t head_at(std::int64_t i) const noexcept {
+    return head_list != nullptr ? head_list[i] : head + i;
+  }
 };
 
 /// Keys [begin, end), each query clipped to what it may see.
@@ -67,6 +75,9 @@ class Planner {
   /// in tiles of make_tiles, later parts have the tiles of part_tiles, with lanes.
   virtual std::int64_t parts() const noexcept { return 1; }
   virtual std::vector<Tile> part_tiles(std::int64_t) const { return {}; }
+  /// All tiles of a planner that cuts the queries itself, those that take longest first; they point
+  /// into it. Empty: make_tiles cuts them.
+  virtual std::vector<Tile> own_tiles() const { return {}; }
 };
 
 /// Everything a planner may look at. The views must outlive it.
@@ -90,7 +101,9 @@ std::unique_ptr<Planner> make_topk_planner(const PlanInputs&, const PlanOptions&
 std::unique_ptr<Planner> make_routed_planner(const PlanInputs&, const PlanOptions&);
 /// Both forms of HyperAttention. The planner owns the lanes of its tiles.
 std::unique_ptr<Planner> make_hyper_planner(const PlanInputs&, const PlanOptions&);
-/// The planner of options.method, which must not be kAuto.
+/// Every query head by its own budget (PlanOptions::heads): a planner for each kind of budget.
+std::unique_ptr<Planner> make_mixed_planner(const PlanInputs&, const PlanOptions&);
+/// The planner of options.method, which must not be kAuto, or of options.heads.
 std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
 
 /// Cuts the queries [first, last) of every (batch, head) into tiles. Where `shared_by_group`,
@@ -98,8 +111,8 @@ std::unique_ptr<Planner> make_planner(const PlanInputs&, const PlanOptions&);
 std::vector<Tile> make_tiles(const Visibility&, std::int64_t b, std::int64_t h_q, std::int64_t h_kv,
                              const Planner&, std::int64_t first, std::int64_t last);
 
-/// A whole plan, for looking at it: tiles, by part, and what each reads. Tiles with lanes point
-/// into the planner, which must live as long.
+/// A whole plan, for looking at it: tiles, by part, and what each reads. Tiles with lanes or listed
+/// heads point into the planner, which must live as long.
 struct Plan {
   std::vector<Tile> tiles;
   std::vector<TilePlan> reads;

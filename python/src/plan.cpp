@@ -18,7 +18,7 @@ namespace prescore::python {
 OwnedPlan::OwnedPlan(Prepared&& call, Plan&& plan, SharedIndexPtr index)
     : choice_(std::move(call.choice)), b_(call.in.q.shape[0]), h_q_(call.in.q.shape[1]),
       h_kv_(call.in.k.shape[1]), n_q_(call.in.visibility.n_q), n_kv_(call.in.visibility.n_kv),
-      scale_(call.in.scale), shared_by_group_(call.planner->shared_by_group()),
+      scale_(call.in.scale),
       tiles_(std::move(plan.tiles)), lanes_(tiles_.size()), reads_(std::move(plan.reads)),
       shared_index_(std::move(index)), own_index_(std::move(call.index)) {
   for (std::int64_t i = 0; i < n_q_; ++i) ends_.push_back(call.in.visibility.end(i));
@@ -26,17 +26,19 @@ OwnedPlan::OwnedPlan(Prepared&& call, Plan&& plan, SharedIndexPtr index)
     if (Tile& t = tiles_[i]; t.lanes != nullptr) {
       lanes_[i].assign(t.lanes + t.first, t.lanes + t.last);
       t.lanes = nullptr;
+    } else if (t.head_list != nullptr) {
+      lanes_[i] = lanes(i);
+      t.head_list = nullptr;
     }
 }
 
 std::vector<Lane> OwnedPlan::lanes(std::size_t i) const {
   if (!lanes_[i].empty()) return lanes_[i];
   const Tile& t = tiles_[i];
-  const std::int64_t heads = shared_by_group_ ? h_q_ / h_kv_ : 1;
   std::vector<Lane> lanes;
-  for (std::int64_t h = t.head; h < t.head + heads; ++h)
+  for (std::int64_t h = 0; h < t.heads; ++h)
     for (std::int64_t q = t.first; q < t.last; ++q)
-      lanes.push_back({static_cast<std::int32_t>(h), static_cast<std::int32_t>(q)});
+      lanes.push_back({static_cast<std::int32_t>(t.head_at(h)), static_cast<std::int32_t>(q)});
   return lanes;
 }
 
@@ -66,7 +68,7 @@ std::vector<float> OwnedPlan::mass(const Tensor& q, const Tensor& k, Executor& e
       plan.tiles[i].first = 0, plan.tiles[i].last = static_cast<std::int64_t>(lanes_[i].size());
     }
   std::vector<float> mass(static_cast<std::size_t>(b_ * h_q_ * n_q_));
-  captured_mass({q, k, k, visibility, scale_}, plan, shared_by_group_, mass.data(), executor);
+  captured_mass({q, k, k, visibility, scale_}, plan, mass.data(), executor);
   return mass;
 }
 

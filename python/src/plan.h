@@ -14,7 +14,7 @@ namespace prescore::python {
 /// A plan that owns all that it refers to.
 class OwnedPlan {
  public:
-  /// Copies the lanes of the tiles out of the planner. `index`: the caller's, or null.
+  /// Copies the lanes and listed heads of the tiles out of the planner. `index`: the caller's, or null.
   OwnedPlan(Prepared&& call, Plan&& plan, SharedIndexPtr index);
 
   const Choice& choice() const { return choice_; }
@@ -37,8 +37,7 @@ class OwnedPlan {
   std::int64_t b_, h_q_, h_kv_, n_q_, n_kv_;
   float scale_;
   std::vector<std::int64_t> ends_;
-  bool shared_by_group_;
-  std::vector<Tile> tiles_;  // `lanes` is not used
+  std::vector<Tile> tiles_;  // neither `lanes` nor `head_list` is used where lanes_ has some
   std::vector<std::vector<Lane>> lanes_;
   std::vector<TilePlan> reads_;
   SharedIndexPtr shared_index_;

@@ -112,10 +112,10 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
                 Executor& executor) {
   check_attend_inputs(in, out);
   const std::int64_t b = in.q.shape[0], h = in.q.shape[1], h_kv = in.k.shape[1];
-  const std::int64_t heads = planner.shared_by_group() ? h / h_kv : 1;
-  std::vector<Tile> tiles;  // those that see most first
-  const std::int64_t n_q = in.visibility.n_q, dense_queries = planner.dense_queries();
-  if (dense_queries < n_q)
+  std::vector<Tile> tiles = planner.own_tiles();  // those that see most first
+  const bool cut = !tiles.empty();
+  const std::int64_t n_q = in.visibility.n_q, dense_queries = cut ? 0 : planner.dense_queries();
+  if (!cut && dense_queries < n_q)
     tiles = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries, n_q);
   const std::size_t planned = tiles.size();
   std::unique_ptr<Planner> dense;
@@ -128,36 +128,35 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
   return run_tiles(in, out, tiles, executor, [&](std::size_t i, int w, Worker& worker) {
     const Tile& tile = tiles[i];
     const bool own = i < planned || tile.part > 0;
-    const std::int64_t together = own ? heads : h / h_kv;
     const auto t0 = Clock::now();
     worker.plan.clear();
     (own ? planner : *dense).plan(tile, w, worker.plan);
     const auto t1 = Clock::now();
-    worker.runner.run(tile, together, worker.plan);
+    worker.runner.run(tile, worker.plan);
     worker.counters.plan_s += seconds(t1 - t0);
     worker.counters.attend_s += seconds(Clock::now() - t1);
-    TileRunner::count(in.visibility, tile, together, worker.plan, worker.counters);
+    TileRunner::count(in.visibility, tile, worker.plan, worker.counters);
   });
 }
 
-Counters attend(const AttendInputs& in, const Plan& plan, bool shared_by_group, const State& out,
-                Executor& executor) {
+Counters attend(const AttendInputs& in, const Plan& plan, const State& out, Executor& executor) {
   check_attend_inputs(in, out);
   check(plan.tiles.size() == plan.reads.size(), "attend", "reads of the plan",
         static_cast<std::int64_t>(plan.reads.size()), "one a tile");
-  const std::int64_t heads = shared_by_group ? in.q.shape[1] / in.k.shape[1] : 1;
   return run_tiles(in, out, plan.tiles, executor, [&](std::size_t i, int, Worker& worker) {
     const auto t0 = Clock::now();
-    worker.runner.run(plan.tiles[i], heads, plan.reads[i]);
+    worker.runner.run(plan.tiles[i], plan.reads[i]);
     worker.counters.attend_s += seconds(Clock::now() - t0);
-    TileRunner::count(in.visibility, plan.tiles[i], heads, plan.reads[i], worker.counters);
+    TileRunner::count(in.visibility, plan.tiles[i], plan.reads[i], worker.counters);
   });
 }
 
 Plan make_plan(const AttendInputs& in, const Planner& planner, Executor& executor) {
   Plan plan;
-  plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner, 0,
-                          in.visibility.n_q);
+  plan.tiles = planner.own_tiles();
+  if (plan.tiles.empty())
+    plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner, 0,
+                            in.visibility.n_q);
   append_later_parts(planner, plan.tiles);
   plan.reads.resize(plan.tiles.size());
   executor.run(static_cast<std::int64_t>(plan.tiles.size()), [&](std::int64_t i, int worker) {

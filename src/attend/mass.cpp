@@ -25,15 +25,14 @@ std::vector<float> log_sums(const AttendInputs& in, Run&& run) {
 
 }  // namespace
 
-void captured_mass(const AttendInputs& in, const Plan& plan, bool shared_by_group, float* mass,
-                   Executor& executor) {
+void captured_mass(const AttendInputs& in, const Plan& plan, float* mass, Executor& executor) {
   Plan keys = plan;
   for (TilePlan& reads : keys.reads) {
     reads.nodes.clear(), reads.log_weights.clear(), reads.packed.clear();
     reads.zero_rows = 0;
   }
   const auto part = log_sums(in, [&](const AttendInputs& narrow, const State& out) {
-    attend(narrow, keys, shared_by_group, out, executor);
+    attend(narrow, keys, out, executor);
   });
   PlanInputs all{in.q, in.k, in.visibility, in.scale};
   const std::unique_ptr<Planner> dense = make_dense_planner(all, {});

@@ -36,23 +36,24 @@ std::int64_t TileRunner::bytes(std::int64_t lanes, std::int64_t d, std::int64_t 
          12 * l + block * 24 + 4 * dvp;
 }
 
-void TileRunner::run(const Tile& tile, std::int64_t heads, const TilePlan& plan) {
-  start(tile, heads);
+void TileRunner::run(const Tile& tile, const TilePlan& plan) {
+  start(tile);
   feed(tile, plan);
   flush();
   if (plan.zero_rows > 0) add_zero_rows(plan.zero_rows);
   finish(tile);
 }
 
-void TileRunner::start(const Tile& tile, std::int64_t heads) {
+void TileRunner::start(const Tile& tile) {
   batch_ = tile.batch;
   lanes_.clear();
   if (tile.lanes != nullptr)
     lanes_.assign(tile.lanes + tile.first, tile.lanes + tile.last);
   else
-    for (std::int64_t h = tile.head; h < tile.head + heads; ++h)
+    for (std::int64_t h = 0; h < tile.heads; ++h)
       for (std::int64_t i = tile.first; i < tile.last; ++i)
-        lanes_.push_back({static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)});
+        lanes_.push_back(
+            {static_cast<std::int32_t>(tile.head_at(h)), static_cast<std::int32_t>(i)});
   const auto n = static_cast<std::int64_t>(lanes_.size());
   by_rows_ = lanes_.size() <= kRowLanes && in_.visibility.mask == nullptr;
   const std::int64_t padded = round_up(n, kLanes);
@@ -266,8 +267,7 @@ void TileRunner::finish(const Tile& tile) {
   }
 }
 
-void TileRunner::count(const Visibility& v, const Tile& tile, std::int64_t heads,
-                       const TilePlan& plan, Counters& c) {
+void TileRunner::count(const Visibility& v, const Tile& tile, const TilePlan& plan, Counters& c) {
   const auto single = static_cast<std::int64_t>(plan.keys.size());
   if (tile.lanes != nullptr) {  // a later part: these queries have been counted
     c.keys += (tile.last - tile.first) * single;
@@ -279,10 +279,10 @@ void TileRunner::count(const Visibility& v, const Tile& tile, std::int64_t heads
     std::int64_t keys = single;
     for (const Range& r : plan.ranges)
       keys += std::max<std::int64_t>(0, std::min(r.end, end) - r.begin);
-    c.keys += heads * keys;
-    c.visible += heads * end;
+    c.keys += tile.heads * keys;
+    c.visible += tile.heads * end;
   }
-  const std::int64_t queries = heads * (tile.last - tile.first);
+  const std::int64_t queries = tile.heads * (tile.last - tile.first);
   c.queries += queries;
   c.standins += queries * static_cast<std::int64_t>(plan.nodes.size());
   c.products += plan.products;

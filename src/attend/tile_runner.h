@@ -21,19 +21,19 @@ class TileRunner {
  public:
   TileRunner(const AttendInputs& in, const State& out, const tile::Kernels& kernels);
 
-  /// Executes `plan` for queries [first, last) of `heads` query heads from tile.head on (all of one
-  /// group, so that they share keys), or for the tile's own lanes, and writes o and lse. Of parts
-  /// after the first the softmax goes on from the o (f32) and lse that are there.
-  void run(const Tile& tile, std::int64_t heads, const TilePlan& plan);
+  /// Executes `plan` for the queries and heads of a tile (all of one group, so that they share
+  /// keys), or for its lanes, and writes o and lse. Of parts after the first the softmax goes on
+  /// from the o (f32) and lse that are there.
+  void run(const Tile& tile, const TilePlan& plan);
 
   /// Keys that the lanes of a tile read under a plan, and those visible to them.
-  static void count(const Visibility& v, const Tile& tile, std::int64_t heads, const TilePlan& plan,
+  static void count(const Visibility& v, const Tile& tile, const TilePlan& plan,
                     Counters& counters);
 
   static std::int64_t bytes(std::int64_t lanes, std::int64_t d, std::int64_t d_v);
 
  private:
-  void start(const Tile& tile, std::int64_t heads);
+  void start(const Tile& tile);
   void feed(const Tile& tile, const TilePlan& plan);
   void push(const void* k, const void* v, std::int32_t position, float weight);
   void resume();

@@ -11,10 +11,7 @@
 #include "common/check.h"
 #include "common/cuda.h"
 #include "common/isa.h"
-#include "plan/candidates.h"
-#include "plan/hyper_sizes.h"
 #include "plan/planners.h"
-#include "score/scorer.h"
 #include "tile/tile.h"
 
 namespace prescore {
@@ -40,6 +37,15 @@ Counters attend_parts(const AttendInputs& in, const Planner& planner, const Stat
                                    out.o.dtype, row(out.o, bh / h, bh % h, i));
   });
   return counters;
+}
+
+// How many heads do not read as the call says.
+std::string own_budgets(const PlanOptions& plan, std::int64_t h_q, std::int64_t h_kv) {
+  std::int64_t own = 0;
+  for (const ResolvedBudget& b : resolve_heads(plan, h_q, h_kv))
+    own += b.method != plan.method || (b.keys != plan.budget && b.method != Method::kDense);
+  return "; " + std::to_string(own) + " of " + std::to_string(h_q) +
+         " heads have budgets of their own";
 }
 
 }  // namespace
@@ -79,16 +85,24 @@ Prepared prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   } else {
     call.choice = {plan.method, asked_reason(visibility, plan), 0};
   }
+  // What `auto` reads densely it reads so in every head.
+  if (call.choice.method == Method::kDense && plan.method != Method::kDense) plan.heads.clear();
   plan.method = call.choice.method;
   plan.dense_until = std::max(plan.dense_until, call.choice.crossover);
+  if (!plan.heads.empty()) {
+    if (visibility.mask != nullptr)
+      fail("attention", "a mask with budgets by head", "one", "method dense or auto without them");
+    call.choice.reason += own_budgets(plan, q.shape[1], k.shape[1]);
+  }
 
   const auto begin = Clock::now();
-  if (plan.method == Method::kRouted) {
+  if (takes(plan, Method::kRouted)) {
     if (kept.index == nullptr)
       kept.index = (call.index = std::make_unique<KeyIndex>(options.index)).get();
     kept.index->extend(k, v, executor);
     plan_in.index = call.in.index = kept.index;
-  } else if (plan.method == Method::kTopK || plan.method == Method::kPrescoredHyper) {
+  }
+  if (takes(plan, Method::kTopK) || plan.method == Method::kPrescoredHyper) {
     if (kept.scores == nullptr)
       kept.scores = (call.scores = std::make_unique<KeyScores>(score_options(options))).get();
     kept.scores->extend({q, k, v, visibility, call.in.scale}, executor);
@@ -161,87 +175,6 @@ std::string asked_reason(const Visibility& v, const PlanOptions& o) {
   if (v.end(v.n_q - 1) <= o.dense_until)  // ends do not decrease
     return "as asked, but all is exact: no tile sees more than the " + until;
   return "as asked, but tiles that see no more than the " + until + " are exact";
-}
-
-std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
-                             const Options& options, int threads) {
-  check_qkv(q, k, v);
-  check_plan_options(options.plan);
-  if (options.device == Device::kCuda) return cuda::workspace_bytes(q, k, v, options);
-  const KeyIndex shape(options.index);
-  const std::int64_t group = q.shape[1] / k.shape[1];
-  Method method = options.plan.method;
-  if (method == Method::kAuto)
-    method = choose_method(q.shape[2], k.shape[2], group,
-                           tile::kernels(options.compute, k.dtype).bf16, options.plan)
-                 .method;
-  const std::int64_t heads = k.shape[0] * k.shape[1], d = q.shape[3], d_v = v.shape[3];
-  const std::int64_t lanes = method == Method::kDense ? std::max<std::int64_t>(256, 16 * group)
-                             : method == Method::kRouted && !options.plan.heads_together
-                                 ? options.plan.tile
-                                 : options.plan.tile * group;
-  const bool hyper = method == Method::kHyper || method == Method::kPrescoredHyper;
-  // Nodes that compete at once: all clusters, unless there are so many that groups go first.
-  const std::int64_t opened = options.plan.open_groups > 0
-                                  ? options.plan.open_groups
-                                  : 4 * std::min(options.plan.budget, k.shape[2]);
-  const std::int64_t candidates =
-      1 + std::min(k.shape[2] / options.index.cluster,
-                   std::max(k.shape[2] / options.index.group,
-                            std::min(opened, k.shape[2]) / options.index.cluster));
-  std::int64_t worker =
-      TileRunner::bytes(lanes, d, d_v) + 64 * 1024 + 8 * std::min(options.plan.budget, k.shape[2]);
-  const std::int64_t tile = method == Method::kDense                   ? 16
-                            : options.plan.routing == Routing::kStrict ? 1
-                                                                       : options.plan.tile;
-  std::int64_t shared = (q.shape[2] / tile + 2) * (q.shape[0] * q.shape[1] * 32 + 16);  // tiles
-  if (method == Method::kRouted) {
-    const std::int64_t segments = k.shape[2] / options.index.segment;
-    const std::int64_t node = d * size_of(k.dtype) + d_v * size_of(v.dtype) + 4;
-    shared += heads * segments *
-              (shape.nodes_per_segment() * node + 2 * options.index.segment + 16 +
-               2 * (shape.nodes_per_segment(1) + 1) +
-               (options.index.packed
-                    ? options.index.segment * (d * size_of(k.dtype) + d_v * size_of(v.dtype))
-                    : 0));
-    const std::int64_t width = tile::kernels(options.compute, k.dtype).bf16 ? 2 : 4;
-    const std::int64_t together = options.plan.heads_together ? group : 1;
-    const std::int64_t routing = round_up(
-        together * ((options.plan.tile - 1) / (options.plan.route_stride * together) + 1), 16);
-    // Lists and converted rows of the candidates, their scores (fewer routing queries beyond 1,024
-    // candidates), and what building a segment takes.
-    const std::int64_t scores =
-        std::max(candidates * kFewRouting, std::min(candidates, kManyCandidates + 16) * routing) *
-        4;
-    worker += candidates * (2 * 40 + round_up(d, 32) * width) + scores +
-              options.index.segment * (d + 64) * 8;
-  }
-  if (hyper) {  // keys in hash order by level, projections, lanes and tiles, o and lse
-    const std::int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
-    const HyperSizes sizes(options.plan, options.causal, k.shape[2]);
-    const std::int64_t leaf = std::max<std::int64_t>(1, sizes.leaf);
-    std::int64_t levels = 1;
-    while ((leaf << levels) <= k.shape[2]) ++levels;
-    const std::int64_t key = method == Method::kPrescoredHyper ? 8 : 4;  // and its log-weight
-    shared += heads * k.shape[2] * (key * levels + 4 * options.plan.hyper.projections + 8) +
-              rows * (levels * (8 + 64) + 8 + 4 + 4 * d_v) +
-              heads * (k.shape[2] / leaf + 1) *
-                  ((std::int64_t{4} << options.plan.hyper.projections) + 128);
-    const SpanSizes most = sizes.of_span(0, 1);
-    worker += std::min(most.block + most.samples, k.shape[2]) * 64;
-  }
-  if (method == Method::kTopK || method == Method::kPrescoredHyper) {
-    // The levels, the best keys at each boundary, and one head's keys and choice at a time.
-    const std::int64_t n = k.shape[2];
-    const std::int64_t boundaries = n / options.score.segment + 1;
-    Visibility v_all;
-    v_all.n_q = q.shape[2], v_all.n_kv = n, v_all.causal = options.causal;
-    shared += score_bytes(score_options(options), q, k, v_all) + n * d * 4 + n * 8 +
-              heads * std::min(boundaries, q.shape[2] / options.score.segment + 2) *
-                  (std::min(options.plan.budget, n) * 16 + 32);
-    worker += n * 16;
-  }
-  return shared + std::max(1, threads) * worker;
 }
 
 std::string_view isa_name(Compute compute, DType dtype) {

@@ -56,12 +56,13 @@ void Candidates::pack(const RouteProducts& p) {
   packed_ = size / kLanes;
 }
 
-void Estimator::start(const Tensor& q, const Tile& tile, std::int64_t heads, std::int64_t step,
+void Estimator::start(const Tensor& q, const Tile& tile, std::int64_t step,
                       const RouteProducts& p) {
   row_.clear();
   for (const std::int64_t phase : {0, 2, 1, 3})
     for (std::int64_t i = tile.last - 1 - phase * step; i >= tile.first; i -= 4 * step)
-      for (std::int64_t h = 0; h < heads; ++h) row_.push_back(row(q, tile.batch, tile.head + h, i));
+      for (std::int64_t h = 0; h < tile.heads; ++h)
+        row_.push_back(row(q, tile.batch, tile.head_at(h), i));
   queries_ = static_cast<int>(row_.size());
   if (p.single) {
     float* to = query_.reserve(std::int64_t{queries_} * p.d);

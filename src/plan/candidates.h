@@ -57,10 +57,9 @@ class Estimator {
   /// The next tile begins.
   void clear() noexcept { queries_ = 0; }
   bool started() const noexcept { return queries_ > 0; }
-  /// The queries of `heads` heads from tile.head on: of each every step-th query, counted back from
-  /// the tile's last, in the order that any first part of them is spread out.
-  void start(const Tensor& q, const Tile& tile, std::int64_t heads, std::int64_t step,
-             const RouteProducts& products);
+  /// Of each head of a tile every step-th query, counted back from the tile's last, in the order
+  /// that any first part of them is spread out.
+  void start(const Tensor& q, const Tile& tile, std::int64_t step, const RouteProducts& products);
 
   /// share <- the part of all attention that each candidate holds, averaged over the queries; rank
   /// <- the same of one of its keys. The first call of a tile has the uppermost candidates and the

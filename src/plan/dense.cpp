@@ -6,11 +6,8 @@ namespace {
 
 class DensePlanner final : public Planner {
  public:
-  DensePlanner(const PlanInputs& in, const PlanOptions&) : visibility_(in.visibility) {
-    // Lanes are the queries of a tile times the heads of a group: about 256 of them reuse a block.
-    const std::int64_t heads = in.q.shape[1] / in.k.shape[1];
-    tile_ = std::max<std::int64_t>(16, 256 / heads / 16 * 16);
-  }
+  DensePlanner(const PlanInputs& in, const PlanOptions&)
+      : visibility_(in.visibility), tile_(dense_tile_size(in.q.shape[1] / in.k.shape[1])) {}
   void plan(const Tile& tile, int, TilePlan& out) const override {
     const std::int64_t end = visibility_.end(tile.last - 1);
     if (end > 0) out.ranges.push_back({0, end});

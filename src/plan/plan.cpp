@@ -23,6 +23,22 @@ void check_hyper_options(const HyperOptions& o) {
   check(o.selected >= 1 && o.selected <= kMost, "plan", "selected", o.selected, "1 to 2^40 keys");
 }
 
+namespace {
+
+void check_heads(const PlanOptions& o) {
+  const bool hyper = o.method == Method::kHyper || o.method == Method::kPrescoredHyper;
+  if (hyper && !o.heads.empty()) fail("plan", "budgets by head with hyper", "some", "none");
+  for (std::size_t i = 0; i < o.heads.size(); ++i) {
+    const HeadBudget& h = o.heads[i];
+    const std::string what = "of head " + std::to_string(i);
+    check(h.keys >= 0 && h.keys <= kMost, "plan", "keys " + what, h.keys, "0 to 2^40 keys");
+    check(h.method <= Method::kRouted, "plan", "method " + what, static_cast<int>(h.method),
+          "auto, dense, window, topk or routed");
+  }
+}
+
+}  // namespace
+
 void check_plan_options(const PlanOptions& o) {
   check(o.budget >= 1 && o.budget <= kMost, "plan", "budget", o.budget, "1 to 2^40 keys");
   check(o.sinks >= 0 && o.sinks <= kMost, "plan", "sinks", o.sinks, "0 to 2^40 keys");
@@ -50,6 +66,7 @@ void check_plan_options(const PlanOptions& o) {
   if (!(o.adaptive >= 0.0f && o.adaptive <= 1.0f))
     fail("plan", "adaptive", std::to_string(o.adaptive), "0 to 1");
   if (std::isnan(o.least_score)) fail("plan", "least_score", "NaN", "a number");
+  check_heads(o);
   check_hyper_options(o.hyper);
   if (!(o.standin_share >= 0.0f && o.standin_share <= 1e6f))
     fail("plan", "standin_share", std::to_string(o.standin_share), "a share, at least 0");
@@ -71,6 +88,7 @@ void check_visibility(const Visibility& v) {
 }
 
 std::unique_ptr<Planner> make_planner(const PlanInputs& in, const PlanOptions& o) {
+  if (!o.heads.empty()) return make_mixed_planner(in, o);
   switch (o.method) {
     case Method::kDense: return make_dense_planner(in, o);
     case Method::kWindow: return make_window_planner(in, o);
@@ -83,34 +101,46 @@ std::unique_ptr<Planner> make_planner(const PlanInputs& in, const PlanOptions& o
   fail("plan", "method", "auto", "a method chosen by choose_method");
 }
 
-std::vector<Tile> make_tiles(const Visibility& v, std::int64_t b, std::int64_t h_q,
-                             std::int64_t h_kv, const Planner& planner, std::int64_t first,
-                             std::int64_t last) {
-  // A tile is cut where the position passes a multiple of its size, so that the same query is in
-  // the same company however the prompt arrives.
+std::int64_t queries_within(const Visibility& v, std::int64_t keys) {
+  if (!v.causal || keys == 0) return 0;
+  std::int64_t low = 0, high = v.n_q;  // ends do not decrease
+  while (low < high) {
+    const std::int64_t middle = (low + high) / 2;
+    if (v.end(middle) <= keys)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+std::vector<std::int64_t> cut_queries(const Visibility& v, std::int64_t size, std::int64_t first,
+                                      std::int64_t last) {
   std::vector<std::int64_t> cuts{first};
-  const std::int64_t size = planner.tile();
   const auto place = [&](std::int64_t i) {
     return v.causal ? (v.end(i) + size - 1) / size : i / size;
   };
   for (std::int64_t i = first + 1; i < last; ++i)
     if (place(i) != place(i - 1) || i - cuts.back() >= size) cuts.push_back(i);
   cuts.push_back(last);
+  return cuts;
+}
 
-  const std::int64_t step = planner.shared_by_group() ? h_q / h_kv : 1;
+std::vector<Tile> make_tiles(const Visibility& v, std::int64_t b, std::int64_t h_q,
+                             std::int64_t h_kv, const Planner& planner, std::int64_t first,
+                             std::int64_t last) {
+  const std::int64_t size = planner.tile(), group = h_q / h_kv;
+  const std::vector<std::int64_t> cuts = cut_queries(v, size, first, last);
+  const std::int64_t step = planner.shared_by_group() ? group : 1;
   std::vector<Tile> tiles;
   tiles.reserve(cuts.size() * static_cast<std::size_t>(b * (h_q / step)));
-  // Longest first, since the last tiles see most keys; within about a segment the tiles of one key
-  // head follow each other, so that a worker finds its keys and nodes in cache.
-  const std::int64_t together = std::max<std::int64_t>(1, 512 / size);
-  const auto n = static_cast<std::int64_t>(cuts.size()) - 1;
-  for (std::int64_t until = n; until > 0; until -= together)
-    for (std::int64_t ib = 0; ib < b; ++ib)
-      for (std::int64_t kv = 0; kv < h_kv; ++kv)
-        for (std::int64_t c = until; c > std::max<std::int64_t>(0, until - together); --c)
-          for (std::int64_t h = kv * (h_q / h_kv); h < (kv + 1) * (h_q / h_kv); h += step)
-            tiles.push_back(
-                {ib, h, cuts[static_cast<std::size_t>(c - 1)], cuts[static_cast<std::size_t>(c)]});
+  const auto add = [&](std::int64_t ib, std::int64_t kv, std::int64_t from, std::int64_t to) {
+    for (std::int64_t h = kv * group; h < (kv + 1) * group; h += step) {
+      Tile& tile = tiles.emplace_back(Tile{ib, h, from, to});
+      tile.heads = step;
+    }
+  };
+  each_tile(cuts, size, b, h_kv, add);
   return tiles;
 }
 

@@ -29,6 +29,48 @@ inline std::int64_t routed_tile_size(const PlanOptions& o, std::int64_t sinks,
   return o.routing == Routing::kStrict ? 1 : tile_size(o, sinks, causal);
 }
 
+/// Queries of a tile of `heads` heads that read everything: about 256 lanes reuse a block.
+inline std::int64_t dense_tile_size(std::int64_t heads) noexcept {
+  return std::max<std::int64_t>(16, 256 / heads / 16 * 16);
+}
+
+/// What a head reads once the options of the call are known.
+struct ResolvedBudget {
+  Method method = Method::kDense;
+  std::int64_t keys = 0;  ///< 0: dense
+  bool alone = false;     ///< routed: it chooses for itself
+  friend bool operator==(const ResolvedBudget&, const ResolvedBudget&) = default;
+};
+using ResolvedBudgets = std::vector<ResolvedBudget>;
+/// Of every query head, where options.heads has some. Throws Error where it has not one a head.
+ResolvedBudgets resolve_heads(const PlanOptions&, std::int64_t h_q, std::int64_t h_kv);
+
+/// Whether some head of the call is read by `method`.
+bool takes(const PlanOptions&, Method method) noexcept;
+
+/// The first so many queries see no more than `keys` keys; 0 where not causal.
+std::int64_t queries_within(const Visibility&, std::int64_t keys);
+
+/// Where tiles of `size` end that begin at query `first`: cut where the position passes a multiple
+/// of their size, so that the same query is in the same company however the prompt arrives.
+std::vector<std::int64_t> cut_queries(const Visibility&, std::int64_t size, std::int64_t first,
+                                      std::int64_t last);
+
+/// Runs of tiles in the order in which they are worked on: longest first, since the last tiles see
+/// most keys; within about a segment the tiles of one key head follow each other, so that a worker
+/// finds its keys and nodes in cache. each(batch, key head, first, last).
+template <typename Each>
+void each_tile(const std::vector<std::int64_t>& cuts, std::int64_t size, std::int64_t b,
+               std::int64_t h_kv, const Each& each) {
+  const std::int64_t together = std::max<std::int64_t>(1, 512 / size);
+  const auto n = static_cast<std::int64_t>(cuts.size()) - 1;
+  for (std::int64_t until = n; until > 0; until -= together)
+    for (std::int64_t ib = 0; ib < b; ++ib)
+      for (std::int64_t kv = 0; kv < h_kv; ++kv)
+        for (std::int64_t c = until; c > std::max<std::int64_t>(0, until - together); --c)
+          each(ib, kv, cuts[static_cast<std::size_t>(c - 1)], cuts[static_cast<std::size_t>(c)]);
+}
+
 /// The layout of a tile (layout.h).
 inline Layout make_layout(const Visibility& v, const Tile& t, const PlanOptions& o,
                           std::int64_t boundary, std::int64_t limit) {

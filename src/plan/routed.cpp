@@ -30,7 +30,6 @@ class RoutedPlanner final : public Planner {
  public:
   RoutedPlanner(const PlanInputs& in, const PlanOptions& o)
       : in_(in), options_(o), index_(in.index->impl()),
-        heads_(o.heads_together ? in.q.shape[1] / index_.h : 1),
         products_(index_, routed_tile_size(o, index_.options.sinks, in.visibility.causal) == 1),
         scratch_(static_cast<std::size_t>(std::max(1, in.workers))),
         log2_(static_cast<std::size_t>(index_.options.segment + 1)) {
@@ -45,18 +44,7 @@ class RoutedPlanner final : public Planner {
   bool shared_by_group() const noexcept override { return options_.heads_together; }
 
   std::int64_t dense_queries() const noexcept override {
-    const Visibility& v = in_.visibility;
-    const std::int64_t until = options_.dense_until / tile() * tile();  // whole tiles
-    if (!v.causal || until == 0) return 0;
-    std::int64_t low = 0, high = v.n_q;  // ends do not decrease
-    while (low < high) {
-      const std::int64_t middle = (low + high) / 2;
-      if (v.end(middle) <= until)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low;
+    return queries_within(in_.visibility, options_.dense_until / tile() * tile());  // whole tiles
   }
 
   void plan(const Tile& tile, int worker, TilePlan& out) const override {
@@ -133,7 +121,7 @@ class RoutedPlanner final : public Planner {
               Scratch& s, TilePlan& out) const {
     const Candidates* read = nullptr;
     if (!s.estimator.started()) {
-      s.estimator.start(in_.q, tile, heads_, options_.route_stride * heads_, products_);
+      s.estimator.start(in_.q, tile, options_.route_stride * tile.heads, products_);
       load_read(tile, x, s.read);
       read = &s.read;
     }
@@ -194,7 +182,6 @@ class RoutedPlanner final : public Planner {
   PlanInputs in_;
   PlanOptions options_;
   const KeyIndex::Impl& index_;
-  std::int64_t heads_;  // that choose together
   RouteProducts products_;
   mutable std::vector<Scratch> scratch_;
   std::vector<float> log2_;

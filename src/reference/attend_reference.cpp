@@ -137,7 +137,7 @@ Reads reads_of(const TilePlan& plan, std::int64_t end) {
   return r;
 }
 
-void for_each_row(const Problem& p, const Plan& plan, bool shared_by_group, const KeyIndex* index,
+void for_each_row(const Problem& p, const Plan& plan, const KeyIndex* index,
                   const VisitRow& visit) {
   const std::int64_t group = p.q.shape[1] / p.k.shape[1];
   Array node_keys, node_values;
@@ -152,9 +152,10 @@ void for_each_row(const Problem& p, const Plan& plan, bool shared_by_group, cons
     const std::int64_t h_kv = tile.head / group;
     std::vector<Lane> lanes;
     if (tile.lanes != nullptr) lanes.assign(tile.lanes + tile.first, tile.lanes + tile.last);
-    for (std::int64_t h = tile.head; h < tile.head + (shared_by_group ? group : 1); ++h) {
+    for (std::int64_t h = 0; h < tile.heads; ++h) {
       for (std::int64_t i = tile.first; i < tile.last && tile.lanes == nullptr; ++i)
-        lanes.push_back({static_cast<std::int32_t>(h), static_cast<std::int32_t>(i)});
+        lanes.push_back(
+            {static_cast<std::int32_t>(tile.head_at(h)), static_cast<std::int32_t>(i)});
     }
     for (const Lane& lane : lanes) {
       const Reads reads = reads_of(plan.reads[t], p.visibility.end(lane.query));
@@ -173,9 +174,9 @@ void for_each_row(const Problem& p, const Plan& plan, bool shared_by_group, cons
   for (const auto& [at, entries] : all) visit(at[0], at[1], at[2], entries);
 }
 
-Result attend(const Problem& p, const Plan& plan, bool shared_by_group, const KeyIndex* index) {
+Result attend(const Problem& p, const Plan& plan, const KeyIndex* index) {
   return attend_rows(
-      p, [&](const VisitRow& visit) { for_each_row(p, plan, shared_by_group, index, visit); });
+      p, [&](const VisitRow& visit) { for_each_row(p, plan, index, visit); });
 }
 
 Result merge(const Result& x, const Result& y) {

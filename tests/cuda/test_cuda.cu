@@ -38,10 +38,10 @@ TEST_P(Cuda, WindowReadsWhatTheCpuReads) {
     o.cuda.count = true;
     const Report report = DeviceCase(data).run(o);
     const Planned planned = plan_all(data, o.plan, nullptr);
-    expect_near_plan(data, planned.plan, planned.shared);
+    expect_near_plan(data, planned.plan);
     std::int64_t keys = 0;
     reference::for_each_row(
-        data.problem(), planned.plan, planned.shared, nullptr,
+        data.problem(), planned.plan, nullptr,
         [&](auto, auto, auto, auto entries) { keys += static_cast<std::int64_t>(entries.size()); });
     EXPECT_EQ(report.counters.keys, keys) << budget;
     EXPECT_EQ(report.counters.queries, 4 * 300);
@@ -60,10 +60,10 @@ TEST_P(Cuda, TopKReadsWhatTheCpuReads) {
     o.cuda.scores = device.data(), o.cuda.count = true;
     const Report report = DeviceCase(data).run(o);
     const Planned planned = plan_all(data, o.plan, nullptr, &scores);
-    expect_near_plan(data, planned.plan, planned.shared);
+    expect_near_plan(data, planned.plan);
     std::int64_t keys = 0;
     reference::for_each_row(
-        data.problem(), planned.plan, planned.shared, nullptr,
+        data.problem(), planned.plan, nullptr,
         [&](auto, auto, auto, auto entries) { keys += static_cast<std::int64_t>(entries.size()); });
     EXPECT_EQ(report.counters.keys, keys);
   }
@@ -122,7 +122,7 @@ TEST_P(Cuda, TopKByNorms) {
       }
     DeviceCase(data).run(o);
     const Planned planned = plan_all(data, o.plan, nullptr, &scores);
-    expect_near_plan(data, planned.plan, planned.shared);
+    expect_near_plan(data, planned.plan);
   }
 }
 

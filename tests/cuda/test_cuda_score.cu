@@ -110,7 +110,7 @@ TEST(CudaScore, PlansAreThoseOfTheCpu) {
     const std::vector<float> scores = score(data.k, 257, {.score = Score::kRandom, .seed = 3});
     DeviceCase(data).run(o);
     const Planned planned = plan_all(data, o.plan, nullptr, &scores);
-    expect_near_plan(data, planned.plan, planned.shared);
+    expect_near_plan(data, planned.plan);
   }
 }
 

@@ -205,9 +205,9 @@ void expect_near_dense(Data& data) {
     reference::for_each_row(p, visit);
   });
 }
-void expect_near_plan(Data& data, const Plan& plan, bool shared_by_group, const KeyIndex* index) {
+void expect_near_plan(Data& data, const Plan& plan, const KeyIndex* index) {
   expect_near_oracle(data, [&](const reference::Problem& p, const reference::VisitRow& visit) {
-    reference::for_each_row(p, plan, shared_by_group, index, visit);
+    reference::for_each_row(p, plan, index, visit);
   });
 }
 void expect_sentinels(const Data& data) {
@@ -224,11 +224,10 @@ Planned plan_all(const Data& data, const PlanOptions& options, const KeyIndex* i
     level = {0, scores->data(), in.visibility.n_kv};
     in.scores = {&level, 1};
   }
-  const auto planner = make_planner(in, options);
+  const std::shared_ptr<const Planner> planner = make_planner(in, options);
   AttendInputs attend_in = data.inputs();
   attend_in.index = index;
-  return {make_plan(attend_in, *planner, *make_serial_executor()), planner->shared_by_group(),
-          planner->tile()};
+  return {make_plan(attend_in, *planner, *make_serial_executor()), planner, planner->tile()};
 }
 
 std::vector<float> random_scores(const Case& c, std::uint64_t seed) {

@@ -56,14 +56,14 @@ void expect_near_oracle(Data&, const VisitRows& visit);
 std::int64_t rows_outside_budget(Data&, const VisitRows& visit, std::string& report);
 /// The same for dense attention, and for a plan.
 void expect_near_dense(Data&);
-void expect_near_plan(Data&, const Plan&, bool shared_by_group, const KeyIndex* index = nullptr);
+void expect_near_plan(Data&, const Plan&, const KeyIndex* index = nullptr);
 /// Nothing outside outputs was written.
 void expect_sentinels(const Data&);
 
 /// Plan and output of one method over the whole case, with its own index or scores.
 struct Planned {
   Plan plan;
-  bool shared = false;
+  std::shared_ptr<const Planner> planner;  // tiles may point into it
   std::int64_t tile = 0;
 };
 Planned plan_all(const Data&, const PlanOptions&, const KeyIndex* index,

@@ -1,0 +1,139 @@
+// Budgets by head: heads with the same budget are a class with a planner of its own.
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "common/check.h"
+#include "plan/planners.h"
+
+namespace prescore {
+
+ResolvedBudgets resolve_heads(const PlanOptions& o, std::int64_t h_q, std::int64_t h_kv) {
+  check(static_cast<std::int64_t>(o.heads.size()) == h_q, "plan", "budgets by head",
+        static_cast<std::int64_t>(o.heads.size()), "one a query head, " + std::to_string(h_q));
+  ResolvedBudgets all(o.heads.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const HeadBudget& asked = o.heads[i];
+    all[i].method = asked.method == Method::kAuto ? o.method : asked.method;
+    const bool counted = all[i].method != Method::kDense;
+    all[i].keys = !counted ? 0 : asked.keys > 0 ? asked.keys : o.budget;
+  }
+  const auto group = static_cast<std::size_t>(h_q / h_kv);
+  for (std::size_t first = 0; first < all.size(); first += group) {
+    std::int64_t least = 0;
+    for (std::size_t i = first; i < first + group; ++i)
+      if (all[i].method == Method::kRouted && (least == 0 || all[i].keys < least))
+        least = all[i].keys;
+    for (std::size_t i = first; i < first + group; ++i)
+      all[i].alone = all[i].method == Method::kRouted && (!o.heads_together || all[i].keys > least);
+  }
+  return all;
+}
+
+bool takes(const PlanOptions& o, Method method) noexcept {
+  if (o.heads.empty()) return o.method == method;
+  return std::any_of(o.heads.begin(), o.heads.end(), [&](const HeadBudget& h) {
+    return (h.method == Method::kAuto ? o.method : h.method) == method;
+  });
+}
+
+namespace {
+
+// Those that take longest first.
+bool before(const ResolvedBudget& a, const ResolvedBudget& b) {
+  const auto rank = [](const ResolvedBudget& x) {
+    return std::tuple(x.method != Method::kDense, -x.keys, x.method, x.alone);
+  };
+  return rank(a) < rank(b);
+}
+
+class MixedPlanner final : public Planner {
+ public:
+  MixedPlanner(const PlanInputs& in, const PlanOptions& o)
+      : visibility_(in.visibility), batches_(in.q.shape[0]), group_(in.q.shape[1] / in.k.shape[1]) {
+    const ResolvedBudgets heads = resolve_heads(o, in.q.shape[1], in.k.shape[1]);
+    // The first class is dense: it also has what every head reads within dense_until.
+    classes_.push_back({{Method::kDense, 0, false}, {}, {}});
+    for (const ResolvedBudget& b : heads)
+      if (find(b) == classes_.end()) classes_.push_back({b, {}, {}});
+    std::sort(classes_.begin() + 1, classes_.end(),
+              [](const Class& a, const Class& b) { return before(a.budget, b.budget); });
+    for (Class& c : classes_) {
+      c.heads.resize(static_cast<std::size_t>(in.k.shape[1]));
+      PlanOptions own = o;
+      own.heads.clear();
+      own.method = c.budget.method, own.heads_together = !c.budget.alone;
+      if (c.budget.method != Method::kDense) own.budget = c.budget.keys;
+      c.planner = make_planner(in, own);
+    }
+    for (std::size_t h = 0; h < heads.size(); ++h)
+      find(heads[h])->heads[h / static_cast<std::size_t>(group_)].push_back(
+          static_cast<std::int32_t>(h));
+    cut(o.dense_until);
+  }
+
+  void plan(const Tile& tile, int worker, TilePlan& out) const override {
+    classes_[static_cast<std::size_t>(tile.tag)].planner->plan(tile, worker, out);
+  }
+  std::int64_t tile() const noexcept override { return classes_.back().planner->tile(); }
+  std::vector<Tile> own_tiles() const override { return tiles_; }
+
+ private:
+  struct Class {
+    ResolvedBudget budget;
+    std::unique_ptr<Planner> planner;
+    std::vector<std::vector<std::int32_t>> heads;  // by key head
+  };
+
+  std::vector<Class>::iterator find(const ResolvedBudget& b) {
+    return std::find_if(classes_.begin(), classes_.end(),
+                        [&](const Class& c) { return c.budget == b; });
+  }
+
+  void cut(std::int64_t dense_until) {
+    const std::int64_t n = visibility_.n_q;
+    for (std::size_t i = 0; i < classes_.size(); ++i) {
+      const Class& c = classes_[i];
+      const std::int64_t size = c.planner->tile();
+      const std::int64_t exact =
+          i == 0 ? 0 : queries_within(visibility_, dense_until / size * size);
+      for (std::size_t kv = 0; kv < c.heads.size(); ++kv) {
+        const auto count = static_cast<std::int64_t>(c.heads[kv].size());
+        if (count == 0) continue;
+        const std::int32_t* list = c.heads[kv].data();
+        if (exact < n) add(i, list, count, i == 0 ? dense_tile_size(count) : size, exact, n);
+        if (exact > 0) add(0, list, count, dense_tile_size(count), 0, exact);
+      }
+    }
+  }
+
+  // Tiles of some heads of one key head, of class i.
+  void add(std::size_t i, const std::int32_t* list, std::int64_t count, std::int64_t size,
+           std::int64_t first, std::int64_t last) {
+    const std::int64_t step = classes_[i].budget.alone ? 1 : count;
+    const std::vector<std::int64_t> cuts = cut_queries(visibility_, size, first, last);
+    each_tile(cuts, size, batches_, 1,
+              [&](std::int64_t b, std::int64_t, std::int64_t from, std::int64_t to) {
+                for (std::int64_t h = 0; h < count; h += step) {
+                  Tile& tile = tiles_.emplace_back(Tile{b, list[h], from, to});
+                  tile.tag = static_cast<std::int64_t>(i);
+                  tile.heads = step, tile.head_list = list + h;
+                }
+              });
+  }
+
+  Visibility visibility_;
+  std::int64_t batches_, group_;
+  std::vector<Class> classes_;
+  std::vector<Tile> tiles_;
+};
+
+}  // namespace
+
+std::unique_ptr<Planner> make_mixed_planner(const PlanInputs& in, const PlanOptions& o) {
+  check_visibility(in.visibility);
+  check_plan_options(o);
+  return std::make_unique<MixedPlanner>(in, o);
+}
+
+}  // namespace prescore
