@@ -161,6 +161,15 @@ TEST(CApi, ScoreAndHyperOptionsReachTheCore) {
        [](P& p, S&, H&) { p.selection = PRESCORE_SELECTION_SAMPLE, p.sample_weights = 1; }},
       {"heads together", Method::kRouted, Score::kKMeans,
        [](O& o) { o.plan.heads_together = false; }, [](P& p, S&, H&) { p.heads_together = 0; }},
+      {"budgets by head", Method::kRouted, Score::kKMeans,
+       [](O& o) {
+         o.plan.heads = {{Method::kDense, 0}, {}, {Method::kWindow, 90}, {}};
+       },
+       [](P& p, S&, H&) {
+         static const prescore_head_budget heads[] = {
+             {PRESCORE_METHOD_DENSE, 0}, {}, {PRESCORE_METHOD_WINDOW, 90}, {}};
+         p.heads = heads, p.head_count = 4;
+       }},
       {"adaptive", topk, Score::kOracle, [](O& o) { o.plan.adaptive = 1; },
        [](P& p, S&, H&) { p.adaptive = 1; }},
       {"projections", hyper, Score::kLeverage, [](O& o) { o.plan.hyper.projections = 2; },

@@ -167,6 +167,12 @@ typedef struct prescore_cuda_options {
   const float* scores;
 } prescore_cuda_options;
 
+/* What one query head reads: HeadBudget in prescore/types.h. */
+typedef struct prescore_head_budget {
+  int32_t method; /* PRESCORE_METHOD_DENSE, _WINDOW, _TOPK, _ROUTED, or _AUTO: that of the call */
+  int64_t keys;   /* most keys a query reads; 0: the budget of the call */
+} prescore_head_budget;
+
 /* How keys are chosen, and what runs. All counts are keys. */
 typedef struct prescore_options {
   size_t struct_size;
@@ -200,6 +206,9 @@ typedef struct prescore_options {
   const prescore_hyper_options* hyper;
   const prescore_cuda_options* cuda; /* null: on the CPU */
   int32_t heads_together; /* routed: the query heads of a key head read the same keys; 0, 1 */
+  /* Budgets by head: null, or head_count entries, one a query head of the call. */
+  const prescore_head_budget* heads;
+  int64_t head_count;
 } prescore_options;
 
 /* What happened in a call. Set struct_size (or use prescore_report_init) before it. */

@@ -99,6 +99,23 @@ void assign(Compute& to, nb::handle value, const std::string& name) {
   to = parsed(host::parse_compute, value, name);
 }
 
+// None (as the call), a method, most keys of the call's method, or both as a pair.
+void assign(HeadBudget& to, nb::handle value, const std::string& name) {
+  to = {};
+  if (value.is_none()) return;
+  if (nb::isinstance<nb::str>(value)) return assign(to.method, value, name);
+  if (!nb::isinstance<nb::tuple>(value)) return assign(to.keys, value, name);
+  if (nb::len(value) != 2) refuse(name, value, "(method, keys)");
+  assign(to.method, value[0], name), assign(to.keys, value[1], name);
+}
+void assign(std::vector<HeadBudget>& to, nb::handle value, const std::string& name) {
+  if (!nb::isinstance<nb::list>(value) && !nb::isinstance<nb::tuple>(value))
+    refuse(name, value, "a list with an entry a query head");
+  to.clear();
+  for (const nb::handle head : nb::cast<nb::sequence>(value))
+    assign(to.emplace_back(), head, name + "[" + std::to_string(to.size() - 1) + "]");
+}
+
 // --- the names of each struct
 // ---------------------------------------------------------------------
 
@@ -136,7 +153,7 @@ void visit(PlanOptions& o, Visit&& f) {
   f("open_segments", o.open_segments), f("route_stride", o.route_stride), f("score", o.score);
   f("selection", o.selection), f("least_score", o.least_score), f("share", o.share);
   f("sample_weights", o.sample_weights), f("adaptive", o.adaptive), f("seed", o.seed);
-  f("hyper", o.hyper);
+  f("heads", o.heads), f("hyper", o.hyper);
 }
 template <typename Visit>
 void visit(Options& o, Visit&& f) {

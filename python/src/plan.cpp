@@ -18,9 +18,9 @@ namespace prescore::python {
 OwnedPlan::OwnedPlan(Prepared&& call, Plan&& plan, SharedIndexPtr index)
     : choice_(std::move(call.choice)), b_(call.in.q.shape[0]), h_q_(call.in.q.shape[1]),
       h_kv_(call.in.k.shape[1]), n_q_(call.in.visibility.n_q), n_kv_(call.in.visibility.n_kv),
-      scale_(call.in.scale),
-      tiles_(std::move(plan.tiles)), lanes_(tiles_.size()), reads_(std::move(plan.reads)),
-      shared_index_(std::move(index)), own_index_(std::move(call.index)) {
+      scale_(call.in.scale), tiles_(std::move(plan.tiles)), lanes_(tiles_.size()),
+      reads_(std::move(plan.reads)), shared_index_(std::move(index)),
+      own_index_(std::move(call.index)) {
   for (std::int64_t i = 0; i < n_q_; ++i) ends_.push_back(call.in.visibility.end(i));
   for (std::size_t i = 0; i < tiles_.size(); ++i)
     if (Tile& t = tiles_[i]; t.lanes != nullptr) {

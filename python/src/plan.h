@@ -14,7 +14,8 @@ namespace prescore::python {
 /// A plan that owns all that it refers to.
 class OwnedPlan {
  public:
-  /// Copies the lanes and listed heads of the tiles out of the planner. `index`: the caller's, or null.
+  /// Copies the lanes and listed heads of the tiles out of the planner. `index`: the caller's, or
+  /// null.
   OwnedPlan(Prepared&& call, Plan&& plan, SharedIndexPtr index);
 
   const Choice& choice() const { return choice_; }

@@ -200,6 +200,16 @@ CudaOptions to_options(const prescore_cuda_options* from) {
           c.cu_seqlens_k, c.sequences, c.scores,          to_bool(c.count, "count")};
 }
 
+std::vector<HeadBudget> to_heads(const prescore_head_budget* from, std::int64_t count) {
+  check(count >= 0 && count <= (1 << 20), "c_api", "head count", count, "0 to 2^20");
+  if (from == nullptr && count > 0) fail("c_api", "heads", "null", "head_count entries");
+  std::vector<HeadBudget> heads;
+  for (std::int64_t i = 0; i < count; ++i)
+    heads.push_back(
+        {to_enum(from[i].method, Method::kPrescoredHyper, "method of a head"), from[i].keys});
+  return heads;
+}
+
 Options to_options(const prescore_options* from) {
   const auto c = versioned(from, c_defaults(Options{}), "options");
   Options o;
@@ -216,6 +226,7 @@ Options to_options(const prescore_options* from) {
   o.plan.sample_weights = to_bool(c.sample_weights, "sample weights");
   o.plan.least_score = c.least_score, o.plan.share = c.share, o.plan.adaptive = c.adaptive;
   o.plan.heads_together = to_bool(c.heads_together, "heads together");
+  o.plan.heads = to_heads(c.heads, c.head_count);
   o.plan.hyper = to_options(c.hyper);
   o.score = to_options(c.scoring);
   o.score.score = o.plan.score, o.score.seed = c.seed;

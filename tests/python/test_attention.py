@@ -103,6 +103,22 @@ def test_scores(rng, name):
         np.testing.assert_allclose(s, np.linalg.norm(k[:, :, :200], axis=-1), rtol=1e-5)
 
 
+def test_budgets_by_head(rng):
+    q, k, v = qkv(rng, 1500)
+    heads = [None, "dense", 800, ("window", 100)]
+    o, report = prescore.attention(q, k, v, method="routed", budget=700, heads=heads, return_report=True)
+    assert "3 of 4 heads have budgets of their own" in report["reason"]
+    for head, like in enumerate([dict(method="routed", budget=700), dict(method="dense"),
+                                 dict(method="routed", budget=800, heads_together=False),
+                                 dict(method="window", budget=100)]):
+        if head == 0:  # chooses alone: heads of a key head choose together where their budgets agree
+            like["heads_together"] = False
+        want = prescore.attention(q, k, v, **like)
+        np.testing.assert_allclose(o[:, head], want[:, head], atol=1e-5)
+    plan = prescore.plan(q, k, method="routed", budget=700, heads=heads)
+    assert (plan.counts()[:, 1] == np.arange(1, 1501)).all()
+
+
 def test_report_and_workspace(rng):
     q, k, v = qkv(rng, 1200)
     _, report = prescore.attention(q, k, v, method="routed", budget=800, return_report=True)
