@@ -84,10 +84,12 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
   using S = Shared<D>;
   constexpr int kCols = D / 8, kBlock = S::kBlock;
   const int t = static_cast<int>(blockIdx.x);
-  const int list = static_cast<int>(blockIdx.y) / (plan.lane == nullptr ? plan.share : 1);
+  // Blocks by head, or, of lanes, by list.
+  const int y = static_cast<int>(blockIdx.y), unit = plan.info(0).unit + y;
+  const int list = plan.lane == nullptr ? plan.table.list_of[unit] - plan.first_list : y;
   const TileInfo tile = plan.tile[t];
   if (tile.rows <= 0) return;
-  const Queries queries(plan, tile, plan.head(0) + static_cast<int>(blockIdx.y));
+  const Queries queries(plan, tile, plan.table.head_of[unit]);
   const RowSource<T> source(p, plan, index, tile, list, t);
   const int total = source.total(), blocks = (total + kBlock - 1) / kBlock;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -162,8 +164,8 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
 template <typename T, int D>
 void launch(const Problem& p, const PlanView& plan, const IndexView& index, cudaStream_t stream) {
   allow_shared(attend_kernel<T, D>, Shared<D>::bytes, "attend");
-  const int heads = plan.lane == nullptr ? plan.share : 1;  // of a block
-  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(plan.lists * heads));
+  const int blocks = plan.lane == nullptr ? plan.units : plan.lists;
+  const dim3 grid(static_cast<unsigned>(plan.tiles), static_cast<unsigned>(blocks));
   attend_kernel<T, D><<<grid, kThreads, Shared<D>::bytes, stream>>>(p, plan, index);
   check_launch("attend", "attend_kernel");
 }

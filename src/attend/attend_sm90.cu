@@ -46,15 +46,37 @@ struct Pipe {
 };
 
 // Work in the order that keeps one head's keys in the cache: heads that read the same follow each
-// other.
-struct Work {
-  const PlanView& plan;
-  int at = static_cast<int>(blockIdx.x);
-  __device__ bool valid() const { return at < plan.tiles * plan.lists * plan.share; }
-  __device__ void next() { at += static_cast<int>(gridDim.x); }
-  __device__ int tile() const { return at / plan.share % plan.tiles; }
-  __device__ int list() const { return at / plan.share / plan.tiles; }
-  __device__ int head() const { return plan.head(list()) + at % plan.share; }
+// other. Blocks take it in turns there and back, since tiles come by their length.
+class Work {
+ public:
+  __device__ explicit Work(const PlanView& plan)
+      : plan_(plan), first_(plan.info(0).unit), items_(plan.tiles * plan.units) {
+    look();
+  }
+  __device__ bool valid() const { return at_ < items_; }
+  __device__ void next() {
+    const int b = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+    begin_ += blocks, back_ = !back_;
+    at_ = begin_ + (back_ ? blocks - 1 - b : b);
+    look();
+  }
+  __device__ int tile() const { return tile_; }
+  __device__ int list() const { return list_; }
+  __device__ int head() const { return head_; }
+
+ private:
+  __device__ void look() {
+    if (!valid()) return;
+    list_ = plan_.table.list_of[first_ + at_ / plan_.tiles] - plan_.first_list;
+    const ListInfo& list = plan_.info(list_);
+    const int mine = at_ - (list.unit - first_) * plan_.tiles;
+    tile_ = mine / list.heads, head_ = plan_.table.head_of[list.unit + mine % list.heads];
+  }
+
+  const PlanView& plan_;
+  int first_, items_, begin_ = 0, at_ = static_cast<int>(blockIdx.x);
+  bool back_ = false;
+  int tile_ = 0, list_ = 0, head_ = 0;
 };
 
 template <typename T, int D>
@@ -70,7 +92,7 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
   const auto row_of = [&](int step, int which) { return (step * 4 + warp) * kTogether + which; };
   Pipe<S::kStages> pipe;
   int q_phase = 0;
-  for (Work w{plan}; w.valid(); w.next()) {
+  for (Work w(plan); w.valid(); w.next()) {
     const TileInfo tile = plan.tile[w.tile()];
     if (tile.rows <= 0) continue;
     const RowSource<T> source(p, plan, index, tile, w.list(), w.tile());
@@ -137,7 +159,7 @@ class Consumer {
         my_row_(group * 64 + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane_ / 4) {}
 
   __device__ void run() {
-    for (Work w{plan_}; w.valid(); w.next()) {
+    for (Work w(plan_); w.valid(); w.next()) {
       if (plan_.tile[w.tile()].rows > 0) attend(w);
     }
   }
@@ -294,7 +316,7 @@ void launch(const Problem& p, const PlanView& plan, const IndexView& index, cuda
   check_cuda(cudaGetDevice(&device), "attend", "the current device");
   check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "attend",
              "the number of multiprocessors");
-  const int blocks = min(processors, plan.tiles * plan.lists * plan.share);
+  const int blocks = min(processors, plan.tiles * plan.units);
   attend_sm90<T, D><<<static_cast<unsigned>(blocks), kThreads, kBytes, stream>>>(p, plan, index);
   check_launch("attend", "attend_sm90");
 }

@@ -34,8 +34,8 @@ class RowSource {
 
   __device__ RowSource(const Problem& p, const PlanView& plan, const IndexView& index,
                        const TileInfo& tile, int list, int t)
-      : reads_(plan.reads[plan.at(list, t)]), list_(plan.list + plan.at(list, t) * plan.capacity),
-        weight_(plan.weight == nullptr ? nullptr : plan.weight + plan.at(list, t) * plan.capacity) {
+      : reads_(plan.reads[plan.at(list, t)]), list_(plan.list + plan.entries(list, t)),
+        weight_(plan.weight == nullptr ? nullptr : plan.weight + plan.entries(list, t)) {
     const int h = p.kv_head(plan.head(list));
     k_ = row<T>(p.k, tile.batch, h, tile.k), v_ = row<T>(p.v, tile.batch, h, tile.k);
     k_n_ = p.k.n, v_n_ = p.v.n;

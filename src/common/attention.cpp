@@ -39,15 +39,6 @@ Counters attend_parts(const AttendInputs& in, const Planner& planner, const Stat
   return counters;
 }
 
-// How many heads do not read as the call says.
-std::string own_budgets(const PlanOptions& plan, std::int64_t h_q, std::int64_t h_kv) {
-  std::int64_t own = 0;
-  for (const ResolvedBudget& b : resolve_heads(plan, h_q, h_kv))
-    own += b.method != plan.method || (b.keys != plan.budget && b.method != Method::kDense);
-  return "; " + std::to_string(own) + " of " + std::to_string(h_q) +
-         " heads have budgets of their own";
-}
-
 }  // namespace
 
 ScoreOptions score_options(const Options& options) {

@@ -46,7 +46,7 @@ __global__ void count_reads(const Problem p, const PlanView plan, unsigned long 
     visible += static_cast<unsigned long long>(end);
     keys += static_cast<unsigned long long>(max(0, min(end, r.end) - r.window) + r.sinks + r.keys);
   }
-  const auto heads = static_cast<unsigned long long>(plan.share),
+  const auto heads = static_cast<unsigned long long>(plan.heads(i / plan.tiles)),
              rows = heads * static_cast<unsigned long long>(tile.rows);
   atomicAdd(to, rows), atomicAdd(to + 1, heads * visible), atomicAdd(to + 2, heads * keys);
   atomicAdd(to + 3, rows * static_cast<unsigned long long>(r.nodes));
@@ -99,7 +99,9 @@ class Run {
   void all() {
     const bool hyper = call_.hyper.leaves > 0;
     make_tables(p_, call_.tile, call_.tiles, call_.segment, call_.index.segments, stream_);
-    if (call_.choice.method == Method::kRouted) build_index<T>(p_, call_.index, stream_);
+    put_lists(call_.plan.table, call_.lists, call_.head_of, stream_);
+    if (hyper) put_lists(call_.lanes.table, call_.bucket_lists, {}, stream_);
+    if (call_.index.segments > 0) build_index<T>(p_, call_.index, stream_);
     if (call_.own_scores != nullptr) score();
     if (hyper) hash_hyper<T>(p_, call_.hyper, stream_);
     watch_.mark(&counters_.index_s);
@@ -109,14 +111,20 @@ class Run {
   }
 
  private:
-  // A run of tiles, in waves of lists.
+  // A run of tiles, in waves of lists, each planned class by class and attended at once.
   void attend_tiles(int first) {
     PlanView plan = call_.plan;
     plan.tile = call_.tile + first, plan.tiles = std::min(plan.tiles, call_.tiles - first);
-    const int lists = p_.h_q / plan.share;
-    for (int i = 0; i < lists; i += call_.plan.lists) {
-      plan.first_list = i, plan.lists = std::min(call_.plan.lists, lists - i);
-      make_plans(plan);
+    for (const Wave& wave : call_.waves) {
+      plan.first_list = wave.first, plan.lists = wave.lists, plan.units = wave.units;
+      for (const ListClass& c : call_.classes) {
+        PlanView part = plan;
+        part.first_list = std::max(c.first, wave.first);
+        part.lists = std::min(c.first + c.lists, wave.first + wave.lists) - part.first_list;
+        if (part.lists <= 0) continue;
+        part.reads += plan.at(part.first_list - wave.first, 0);
+        make_plans(part, c);
+      }
       execute(plan);
     }
   }
@@ -126,13 +134,13 @@ class Run {
     if (call_.sampled) perturb_scores(p_, call_.score.seed, call_.own_scores, stream_);
   }
 
-  void make_plans(const PlanView& plan) {
-    switch (call_.choice.method) {
-      case Method::kRouted: plan_routed<T>(p_, plan, call_.index, call_.route, stream_); break;
-      case Method::kTopK: plan_topk(p_, plan, call_.rule, call_.key_scores(), stream_); break;
+  void make_plans(const PlanView& plan, const ListClass& c) {
+    switch (c.method) {
+      case Method::kRouted: plan_routed<T>(p_, plan, call_.index, c.route, stream_); break;
+      case Method::kTopK: plan_topk(p_, plan, c.rule, call_.key_scores(), stream_); break;
       case Method::kHyper:
       case Method::kPrescoredHyper: plan_leaves(p_, plan, call_.hyper, stream_); break;
-      default: plan_ranges(p_, plan, call_.rule, call_.choice.method == Method::kDense, stream_);
+      default: plan_ranges(p_, plan, c.rule, c.method == Method::kDense, stream_);
     }
     watch_.mark(&counters_.plan_s);
   }

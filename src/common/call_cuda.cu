@@ -128,8 +128,7 @@ void check_call(const Tensor& q, const Tensor& k, const Tensor& v, const Options
   check(kSegment / i.group <= kMaxGroups, "index", "group with device cuda", i.group,
         "32 to 512, and no less than a cluster");
   if (i.packed) fail("index", "packed with device cuda", "true", "false");
-  if (o.plan.method == Method::kTopK || o.plan.method == Method::kPrescoredHyper)
-    check_scored(k, o);
+  if (takes(o.plan, Method::kTopK) || o.plan.method == Method::kPrescoredHyper) check_scored(k, o);
   if (is_hyper(o.plan.method)) check_hyper(o);
   check(o.plan.tile <= kTile, "plan", "tile with device cuda", o.plan.tile, "at most 128");
 }
@@ -149,20 +148,77 @@ void set_problem(const Tensor& q, const Tensor& k, const Tensor& v, const Option
   call.sampled = o.plan.selection == Selection::kSample;
 }
 
-// The index and the scratch of routing.
-void lay_out_routed(const Options& o, Arena& arena, Call& call, std::int64_t segments,
-                    std::int64_t far) {
-  Problem& p = call.problem;
-  PlanView& plan = call.plan;
+// Heads with one budget are a class; lists of a class follow each other, those that take longest
+// first.
+void make_classes(const Options& o, Call& call) {
+  const Problem& p = call.problem;
+  const Method method = call.choice.method;
+  PlanOptions plan = o.plan;
+  plan.method = method;
+  if (method == Method::kDense && o.plan.method == Method::kAuto) plan.heads.clear();
+  if (plan.heads.empty()) plan.heads.resize(static_cast<std::size_t>(p.h_q));
+  const ResolvedBudgets heads = resolve_heads(plan, p.h_q, p.h_kv);
+  ResolvedBudgets kinds = heads;
+  std::sort(kinds.begin(), kinds.end(), longer);
+  kinds.erase(std::unique(kinds.begin(), kinds.end()), kinds.end());
+  const bool mixed = !o.plan.heads.empty();
+  const int group = p.h_q / p.h_kv;
+  for (const ResolvedBudget& kind : kinds) {
+    ListClass c;
+    c.method = kind.method, c.alone = kind.alone;
+    c.first = static_cast<int>(call.lists.size());
+    const bool routed = kind.method == Method::kRouted;
+    const bool exact = mixed || kind.method != Method::kWindow;
+    c.rule = {std::min(kind.keys, kMost),
+              exact ? std::min(std::max(o.plan.dense_until, call.choice.crossover), kMost) : 0,
+              routed ? call.sinks : std::min(o.plan.sinks, kMost), std::min(o.plan.window, kMost)};
+    const std::int64_t far = std::min<std::int64_t>(c.rule.budget, p.n_kv);
+    if (kind.method == Method::kTopK) c.capacity = static_cast<int>(far);
+    if (routed)
+      c.capacity = static_cast<int>(far + (o.plan.standins != StandIns::kNone ? kMaxNodes : 0));
+    for (int h = 0; h < p.h_q; ++h) {
+      if (!(heads[static_cast<std::size_t>(h)] == kind)) continue;
+      const bool joins = static_cast<int>(call.lists.size()) > c.first && !kind.alone &&
+                         call.head_of.back() / group == h / group;
+      if (!joins)
+        call.lists.push_back({static_cast<std::int32_t>(call.head_of.size()), 0, c.capacity, 0});
+      ++call.lists.back().heads;
+      call.head_of.push_back(h);
+    }
+    c.lists = static_cast<int>(call.lists.size()) - c.first;
+    call.classes.push_back(c);
+  }
+}
+
+// Cuts the lists into waves of at most `most` that have entries, and tells where theirs begin among
+// those of `tiles` tiles. Returns the entries of the largest wave.
+std::int64_t make_waves(int tiles, std::int64_t most, Call& call) {
+  std::int64_t largest = 0, entries = 0, listed = 0;
+  for (std::size_t i = 0; i < call.lists.size(); ++i) {
+    ListInfo& list = call.lists[i];
+    listed += list.capacity > 0 ? 1 : 0;
+    if (i == 0 || (list.capacity > 0 && listed > most)) {
+      call.waves.push_back({static_cast<int>(i), 0, 0});
+      entries = 0, listed = list.capacity > 0 ? 1 : 0;
+    }
+    list.begin = entries;
+    entries += std::int64_t{tiles} * list.capacity;
+    largest = std::max(largest, entries);
+    ++call.waves.back().lists, call.waves.back().units += list.heads;
+  }
+  return largest;
+}
+
+// The index.
+void lay_out_index(const Options& o, Arena& arena, Call& call, std::int64_t segments) {
+  const Problem& p = call.problem;
   const IndexOptions& i = o.index;
-  const bool stand = o.plan.standins != StandIns::kNone;
-  plan.capacity = static_cast<int>(far + (stand ? kMaxNodes : 0));
   IndexView& x = call.index;
   x.segments = static_cast<int>(segments), x.segment = call.segment;
   x.clusters = static_cast<int>(kSegment / i.cluster),
   x.groups = static_cast<int>(kSegment / i.group);
   x.nodes = x.clusters + x.groups + 1;
-  x.sinks = static_cast<int>(call.rule.sinks), x.iterations = static_cast<int>(i.iterations);
+  x.sinks = static_cast<int>(call.sinks), x.iterations = static_cast<int>(i.iterations);
   const std::int64_t all = segments * p.h_kv;
   x.node_k = arena.take<std::uint16_t>(all * x.nodes * p.d);
   x.node_v = arena.take<std::uint16_t>(all * x.nodes * p.d_v);
@@ -170,23 +226,41 @@ void lay_out_routed(const Options& o, Arena& arena, Call& call, std::int64_t seg
   x.begin = arena.take<std::uint16_t>(all * x.nodes);
   x.child = arena.take<std::uint16_t>(all * (x.groups + 1));
   x.member = arena.take<std::uint16_t>(all * kSegment);
+}
 
-  Route& r = call.route;
-  r.rule = call.rule;
+// How each routed class routes, and scratch for the largest run of its lists in a wave.
+void lay_out_routes(const Options& o, Arena& arena, Call& call) {
+  const Problem& p = call.problem;
   const std::int64_t keys = std::int64_t{p.n_kv} / kSegment * kSegment;  // of one sequence
-  r.open_groups = static_cast<int>(std::min(o.plan.open_groups, kMost));
-  r.worth = o.plan.standins == StandIns::kNone   ? 1e30f
-            : o.plan.standins == StandIns::kAuto ? o.plan.standin_share
-                                                 : -1.0f;
-  r.groups = static_cast<int>(keys / kSegment * x.groups);
-  // Clusters of opened groups: twice as many as if all had their usual size.
-  const std::int64_t opened = std::min(keys, std::max(o.plan.open_groups, 4 * far));
-  r.clusters =
-      static_cast<int>(std::clamp<std::int64_t>(std::min(2 * opened, keys) / i.cluster, 64, 12288));
-  r.columns = plan.share == 1 ? kFewColumns : kManyColumns;
-  const std::int64_t pairs = std::int64_t{plan.tiles} * plan.lists;
-  r.code = arena.take<std::uint32_t>(pairs * r.groups);
-  r.total = arena.take<float>(pairs * r.columns);
+  std::int64_t most = 0;  // lists of a class in a wave
+  int columns = kFewColumns;
+  for (ListClass& c : call.classes) {
+    if (c.method != Method::kRouted) continue;
+    Route& r = c.route;
+    r.rule = c.rule;
+    r.open_groups = static_cast<int>(std::min(o.plan.open_groups, kMost));
+    r.worth = o.plan.standins == StandIns::kNone   ? 1e30f
+              : o.plan.standins == StandIns::kAuto ? o.plan.standin_share
+                                                   : -1.0f;
+    r.groups = static_cast<int>(keys / kSegment * call.index.groups);
+    // Clusters of opened groups: twice as many as if all had their usual size.
+    const std::int64_t far = std::min<std::int64_t>(c.rule.budget, p.n_kv);
+    const std::int64_t opened = std::min(keys, std::max(o.plan.open_groups, 4 * far));
+    r.clusters = static_cast<int>(
+        std::clamp<std::int64_t>(std::min(2 * opened, keys) / o.index.cluster, 64, 12288));
+    bool several = false;
+    for (int i = c.first; i < c.first + c.lists; ++i)
+      several |= call.lists[static_cast<std::size_t>(i)].heads > 1;
+    r.columns = several ? kManyColumns : kFewColumns;
+    columns = std::max(columns, r.columns);
+    for (const Wave& w : call.waves)
+      most = std::max<std::int64_t>(
+          most, std::min(c.first + c.lists, w.first + w.lists) - std::max(c.first, w.first));
+  }
+  const std::int64_t pairs = call.plan.tiles * most;
+  auto* code = arena.take<std::uint32_t>(pairs * (keys / kSegment * call.index.groups));
+  auto* total = arena.take<float>(pairs * columns);
+  for (ListClass& c : call.classes) c.route.code = code, c.route.total = total;
 }
 
 // What hyper hashes and sorts, and a wave of buckets' plans.
@@ -201,11 +275,16 @@ void lay_out_buckets(const Options& o, Arena& arena, Call& call) {
   const std::int64_t read = x.sizes.from_budget ? o.plan.budget : spans * (h.block + h.samples);
   const std::int64_t tiles = std::int64_t{p.sequences} * x.runs * x.slots;
   PlanView& plan = call.lanes;
-  plan.capacity = static_cast<int>(std::min<std::int64_t>(read, p.n_kv));
+  const int capacity = static_cast<int>(std::min<std::int64_t>(read, p.n_kv));
   plan.tiles = static_cast<int>(
-      std::min(tiles, std::max<std::int64_t>(128, kListed / std::max(1, plan.capacity))));
-  plan.lists = 1, plan.share = p.h_q / p.h_kv, plan.lane = x.lane;
-  const std::int64_t listed = std::int64_t{plan.tiles} * plan.capacity;
+      std::min(tiles, std::max<std::int64_t>(128, kListed / std::max(1, capacity))));
+  plan.lists = 1, plan.units = p.h_q / p.h_kv, plan.lane = x.lane;
+  call.bucket_lists.clear();
+  for (int i = 0; i < p.h_kv; ++i)
+    call.bucket_lists.push_back({i * plan.units, plan.units, capacity, 0});
+  plan.table = call.plan.table;  // the same heads
+  plan.table.list = arena.take<ListInfo>(p.h_kv);
+  const std::int64_t listed = std::int64_t{plan.tiles} * capacity;
   plan.reads = arena.take<Reads>(plan.tiles);
   plan.list = arena.take<std::int32_t>(listed);
   plan.weight = arena.take<float>(listed);
@@ -213,19 +292,45 @@ void lay_out_buckets(const Options& o, Arena& arena, Call& call) {
 
 }  // namespace
 
+namespace {
+
+// One size for all heads: the smallest that a class wants.
+int tile_of(const Options& o, const Call& call) {
+  const bool causal = call.problem.causal;
+  std::int64_t tile = kTile;
+  for (const ListClass& c : call.classes) {
+    if (c.method == Method::kDense) continue;
+    PlanOptions plan = o.plan;
+    plan.budget = c.rule.budget;
+    tile = std::min(tile, c.method == Method::kRouted ? routed_tile_size(plan, c.rule.sinks, causal)
+                                                      : tile_size(plan, c.rule.sinks, causal));
+  }
+  return static_cast<int>(tile);
+}
+
+ListTable take_table(Arena& arena, int lists, int heads) {
+  ListTable table;
+  table.list = arena.take<ListInfo>(lists);
+  table.head_of = arena.take<std::int32_t>(heads);
+  table.list_of = arena.take<std::int32_t>(heads);
+  return table;
+}
+
+}  // namespace
+
 void lay_out(const Options& o, Arena& arena, Call& call) {
   Problem& p = call.problem;
   const Method method = call.choice.method;
-  const bool routed = method == Method::kRouted;
-  const std::int64_t sinks = std::min<std::int64_t>(o.index.sinks, kSegment);
-  call.rule = {std::min(o.plan.budget, kMost),
-               std::min(std::max(o.plan.dense_until, call.choice.crossover), kMost),
-               routed ? sinks : std::min(o.plan.sinks, kMost), std::min(o.plan.window, kMost)};
+  call.sinks = std::min<std::int64_t>(o.index.sinks, kSegment);
+  call.classes.clear(), call.waves.clear(), call.lists.clear(), call.head_of.clear();
   if (is_hyper(method)) call.hyper = size_hyper(p, o.plan);
-  p.tile = static_cast<int>(method == Method::kDense ? kTile
-                            : is_hyper(method)       ? call.hyper.sizes.size
-                            : routed ? routed_tile_size(o.plan, call.rule.sinks, p.causal)
-                                     : tile_size(o.plan, call.rule.sinks, p.causal));
+  make_classes(o, call);
+  const auto any = [&](Method m) {
+    return std::any_of(call.classes.begin(), call.classes.end(),
+                       [m](const ListClass& c) { return c.method == m; });
+  };
+  const bool routed = any(Method::kRouted);
+  p.tile = is_hyper(method) ? static_cast<int>(call.hyper.sizes.size) : tile_of(o, call);
 
   const bool packed = p.cu_q != nullptr;
   const std::int64_t per_sequence = (std::int64_t{p.n_q} + p.tile - 1) / p.tile + 1;
@@ -239,27 +344,29 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   call.segment = arena.take<SegmentInfo>(segments);
   call.counter = arena.take<unsigned long long>(4);
   plan.tile = call.tile;
-  // Plans that do not look at queries are those of all heads.
-  plan.share = !routed || o.plan.heads_together ? p.h_q / p.h_kv : 1;
-  const int lists = p.h_q / plan.share;
-  plan.lists = lists;
-  const bool listed = routed || method == Method::kTopK;
-  const std::int64_t far = std::min<std::int64_t>(call.rule.budget, p.n_kv);
-  std::int64_t together = tiles;  // of a wave
-  if (listed) {
+  const std::int64_t listed = std::count_if(call.lists.begin(), call.lists.end(),
+                                            [](const ListInfo& list) { return list.capacity > 0; });
+  std::int64_t together = tiles, most = 0;  // tiles and lists of a wave
+  if (listed > 0) {
     together = divide_up(tiles, divide_up(tiles, 2 * kWave));
-    plan.lists = static_cast<int>(divide_up(lists, divide_up(together * lists, kWave)));
-    plan.capacity = static_cast<int>(far);
+    most = divide_up(listed, divide_up(together * listed, kWave));
   }
   plan.tiles = static_cast<int>(together);
-  const bool scored = method == Method::kTopK || call.hyper.selected > 0;
+  const std::int64_t entries = make_waves(plan.tiles, most, call);
+  plan.table = take_table(arena, static_cast<int>(call.lists.size()), p.h_q);
+  plan.lists = call.waves[0].lists, plan.units = call.waves[0].units;
+  std::int64_t most_lists = 0;
+  for (const Wave& w : call.waves) most_lists = std::max<std::int64_t>(most_lists, w.lists);
+  const bool scored = any(Method::kTopK) || call.hyper.selected > 0;
   if (scored && call.scores == nullptr)
     call.own_scores = arena.take<float>(std::int64_t{p.batches()} * p.h_kv * p.n_kv);
-  if (routed) lay_out_routed(o, arena, call, segments, far);
+  if (routed) {
+    lay_out_index(o, arena, call, segments);
+    lay_out_routes(o, arena, call);
+  }
   if (is_hyper(method)) lay_out_buckets(o, arena, call);
-  const std::int64_t pairs = together * plan.lists;
-  plan.reads = arena.take<Reads>(pairs);
-  plan.list = arena.take<std::int32_t>(pairs * plan.capacity);
+  plan.reads = arena.take<Reads>(together * most_lists);
+  plan.list = arena.take<std::int32_t>(entries);
 }
 
 Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
@@ -267,6 +374,13 @@ Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o
   Call call;
   set_problem(q, k, v, o, call);
   call.choice = choose(q, k, o);
+  if (!o.plan.heads.empty()) {
+    PlanOptions plan = o.plan;
+    plan.method = call.choice.method;
+    const std::string own = own_budgets(plan, q.shape[1], k.shape[1]);
+    if (call.choice.method != Method::kDense || o.plan.method == Method::kDense)
+      call.choice.reason += own;
+  }
   return call;
 }
 

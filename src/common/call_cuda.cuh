@@ -1,22 +1,41 @@
 // One call on the GPU, before anything is enqueued: what was asked, and where its arrays lie.
 #pragma once
 
+#include <vector>
+
 #include "common/arena.cuh"
 #include "plan/hyper_cuda.cuh"
 #include "prescore/attention.h"
 
 namespace prescore::cuda {
 
+/// Lists that are planned by one method with one budget: [first, first + lists).
+struct ListClass {
+  Method method = Method::kDense;
+  LayoutRule rule{};
+  Route route{};
+  int first = 0, lists = 0, capacity = 0;
+  bool alone = false;  // routed: every head for itself
+};
+/// Lists whose plans exist at a time, and how many heads they have.
+struct Wave {
+  int first = 0, lists = 0, units = 0;
+};
+
 struct Call {
   Problem problem{};  // without outputs
   Choice choice;
   DType dtype = DType::kF16;
-  LayoutRule rule{};
+  std::int64_t sinks = 0;  // of the index, where some heads are routed
+  std::vector<ListClass> classes;
+  std::vector<Wave> waves;
+  std::vector<ListInfo> lists;        // as on the device
+  std::vector<std::int32_t> head_of;  // by unit
   IndexView index{};
-  Route route{};
-  PlanView plan{};   // of one wave: lists of a run of tiles
+  PlanView plan{};   // of the largest run of tiles; the first wave
   Hyper hyper;       // where the method is one of its two
   PlanView lanes{};  // its buckets, of one wave
+  std::vector<ListInfo> bucket_lists;
   float* own_lse = nullptr;
   SegmentInfo* segment = nullptr;
   TileInfo* tile = nullptr;

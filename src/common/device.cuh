@@ -86,23 +86,48 @@ struct Lane {
   std::int32_t head, query;
 };
 
-/// Plans of all tiles. The query heads are cut into runs of `share` that read the same: the plans
-/// [0, lists) here belong to the runs from first_list on.
+/// Query heads of one key head that read the same. The heads of a call are numbered in the order of
+/// the lists: these are [unit, unit + heads).
+struct ListInfo {
+  std::int32_t unit, heads;
+  std::int32_t capacity;  ///< single keys and stand-ins of a tile, at most
+  std::int64_t begin;     ///< of its tiles' entries among those of its wave
+};
+/// All lists of a call, on the device.
+struct ListTable {
+  const ListInfo* list;
+  const std::int32_t *head_of, *list_of;  ///< by unit: its query head, its list
+};
+
+/// Plans of all tiles: the plans [0, lists) here belong to the lists from first_list on, with
+/// `units` heads in all.
 struct PlanView {
   const TileInfo* tile;
   Reads* reads;        ///< [list][tile]
-  std::int32_t* list;  ///< [list][tile][capacity]
-  int tiles, lists, first_list, share, capacity;
+  std::int32_t* list;  ///< [list][tile][capacity of the list]
+  int tiles, lists, first_list, units;
+  ListTable table;
   /// Null, or: a tile's queries are the lanes [q, q + rows) of all heads of a list, and what its
   /// plan reads joins what o and lse hold.
   const Lane* lane = nullptr;
   float* weight = nullptr;  ///< null: all 0, or as `list`: logarithms (base 2) of weights
 
-  __device__ __forceinline__ std::int64_t at(int list_, int t) const {
+  __host__ __device__ __forceinline__ std::int64_t at(int list_, int t) const {
     return std::int64_t{list_} * tiles + t;
   }
-  /// The first query head of a list.
-  __device__ __forceinline__ int head(int list_) const { return (first_list + list_) * share; }
+  __device__ __forceinline__ const ListInfo& info(int list_) const {
+    return table.list[first_list + list_];
+  }
+  /// Query heads of a list, and the i-th of them.
+  __device__ __forceinline__ int heads(int list_) const { return info(list_).heads; }
+  __device__ __forceinline__ int head(int list_, int i = 0) const {
+    return table.head_of[info(list_).unit + i];
+  }
+  /// Where the entries of a tile begin, in `list` and `weight`.
+  __device__ __forceinline__ std::int64_t entries(int list_, int t) const {
+    const ListInfo& x = info(list_);
+    return x.begin + std::int64_t{t} * x.capacity;
+  }
 };
 
 }  // namespace prescore::cuda

@@ -42,7 +42,7 @@ class Chooser {
         thread_(static_cast<int>(threadIdx.x)), lane_(thread_ % 32), warp_(thread_ / 32),
         t_(static_cast<int>(blockIdx.x)), list_number_(static_cast<int>(blockIdx.y)),
         kv_(p.kv_head(plan.head(list_number_))), at_(plan.at(list_number_, t_)),
-        tile_(plan.tile[t_]), list_(plan.list + at_ * plan.capacity),
+        tile_(plan.tile[t_]), list_(plan.list + plan.entries(list_number_, t_)),
         cluster_(reinterpret_cast<std::int32_t*>(shared + S::cluster)),
         taken_(cluster_ + route.clusters),
         code_(reinterpret_cast<std::uint32_t*>(taken_ + route.clusters)),
@@ -131,7 +131,7 @@ class Chooser {
   // code_ <- of the clusters; each warp takes every fourth 16 of them. The rows of a step are on
   // their way while the step before is judged.
   __device__ void score(int n) {
-    const RoutingQueries routing(p_, plan_, tile_, kMine);
+    const RoutingQueries routing(p_, plan_, tile_, list_number_, kMine);
     const float* total = route_.total + at_ * kMine;
     queries_.template stage<T>(kMine, p_.d, [&](int i) {  // without a total it has no say
       return total[i] < INFINITY ? routing.query<T>(p_, plan_, tile_, list_number_, i) : nullptr;

@@ -60,7 +60,7 @@ class GroupScorer {
   __device__ void stage_queries() {
     queries_.template stage<T>(kColumns, p_.d, [&](int i) {
       const TileInfo t = tile(i / kMine);
-      const RoutingQueries routing(p_, plan_, t, kMine);
+      const RoutingQueries routing(p_, plan_, t, list_, kMine);
       return i % kMine < routing.columns ? routing.query<T>(p_, plan_, t, list_, i % kMine)
                                          : nullptr;
     });
@@ -132,7 +132,8 @@ class GroupScorer {
     __syncthreads();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      const int queries = groups_[t] > 0 ? RoutingQueries(p_, plan_, tile(t), kMine).columns : 0;
+      const int queries =
+          groups_[t] > 0 ? RoutingQueries(p_, plan_, tile(t), list_, kMine).columns : 0;
       const std::int64_t at = plan_.at(list_, first_ + t);
       if (t == my_tile()) {
         my_code_ = route_.code + at * route_.groups, my_groups_ = groups_[t];

@@ -86,7 +86,7 @@ class GroupScorer {
     for (int j = thread_; j < kColumns * kChunks; j += kThreads) {
       const int i = j / kChunks, c = j % kChunks;
       const TileInfo t = tile(i / kMine);
-      const RoutingQueries routing(p_, plan_, t, kMine);
+      const RoutingQueries routing(p_, plan_, t, list_, kMine);
       const bool there = same_sequence(t, lead) && i % kMine < routing.columns && 8 * c < p_.d;
       const T* from = there ? routing.query<T>(p_, plan_, t, list_, i % kMine) + 8 * c
                             : static_cast<const T*>(p_.q.data);
@@ -181,7 +181,7 @@ class GroupScorer {
 
   // all_ <- the logarithms of the totals, over the rows of a lane's quad.
   __device__ void find_totals() {
-    const int queries = groups_ > 0 ? RoutingQueries(p_, plan_, tile_, kMine).columns : 0;
+    const int queries = groups_ > 0 ? RoutingQueries(p_, plan_, tile_, list_, kMine).columns : 0;
     log_queries_ = log2f(static_cast<float>(queries));
     code_ = route_.code + plan_.at(list_, t_) * route_.groups;
 #pragma unroll

@@ -42,12 +42,12 @@ struct Drawn {
 class BucketPlanner {
  public:
   __device__ BucketPlanner(const Problem& p, const PlanView& plan, const Hyper& hyper,
-                           const Bucket& bucket, int head, std::int64_t at, int* slots)
+                           const Bucket& bucket, int head, std::int64_t entries, int* slots)
       : hyper_(hyper), bucket_(bucket), head_(head), lane_(static_cast<int>(threadIdx.x)),
-        list_(plan.list + at * plan.capacity),
-        weight_(plan.weight + at * plan.capacity), drawn_{slots, static_cast<unsigned>(
-                                                                     slots_of(hyper.samples)) -
-                                                                     1} {}
+        list_(plan.list + entries),
+        weight_(plan.weight + entries), drawn_{slots,
+                                               static_cast<unsigned>(slots_of(hyper.samples)) - 1} {
+  }
 
   static __host__ __device__ int slots_of(int samples) {
     int slots = 32;
@@ -133,7 +133,7 @@ __global__ __launch_bounds__(32) void buckets_kernel(const Problem p, const Plan
   Reads r{};
   if (tile.rows > 0) {
     const int head = tile.batch * p.h_kv + p.kv_head(plan.head(0));
-    r.keys = BucketPlanner(p, plan, hyper, bucket[t], head, plan.at(0, t), slots).run();
+    r.keys = BucketPlanner(p, plan, hyper, bucket[t], head, plan.entries(0, t), slots).run();
   }
   if (threadIdx.x == 0) plan.reads[t] = r;
 }

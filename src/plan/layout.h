@@ -48,6 +48,7 @@ constexpr Layout make_layout(bool causal, std::int64_t first_end, std::int64_t e
 constexpr Layout window_layout(std::int64_t end, const LayoutRule& o) {
   Layout x;
   x.end = end;
+  if (end <= o.dense_until) return x;
   const std::int64_t sinks = std::min(o.sinks, o.budget), begin = end - (o.budget - sinks);
   if (begin <= sinks) return x;
   x.sinks = sinks;

@@ -30,6 +30,14 @@ ResolvedBudgets resolve_heads(const PlanOptions& o, std::int64_t h_q, std::int64
   return all;
 }
 
+std::string own_budgets(const PlanOptions& plan, std::int64_t h_q, std::int64_t h_kv) {
+  std::int64_t own = 0;
+  for (const ResolvedBudget& b : resolve_heads(plan, h_q, h_kv))
+    own += b.method != plan.method || (b.keys != plan.budget && b.method != Method::kDense);
+  return "; " + std::to_string(own) + " of " + std::to_string(h_q) +
+         " heads have budgets of their own";
+}
+
 bool takes(const PlanOptions& o, Method method) noexcept {
   if (o.heads.empty()) return o.method == method;
   return std::any_of(o.heads.begin(), o.heads.end(), [&](const HeadBudget& h) {
@@ -37,15 +45,14 @@ bool takes(const PlanOptions& o, Method method) noexcept {
   });
 }
 
-namespace {
-
-// Those that take longest first.
-bool before(const ResolvedBudget& a, const ResolvedBudget& b) {
+bool longer(const ResolvedBudget& a, const ResolvedBudget& b) noexcept {
   const auto rank = [](const ResolvedBudget& x) {
     return std::tuple(x.method != Method::kDense, -x.keys, x.method, x.alone);
   };
   return rank(a) < rank(b);
 }
+
+namespace {
 
 class MixedPlanner final : public Planner {
  public:
@@ -57,7 +64,7 @@ class MixedPlanner final : public Planner {
     for (const ResolvedBudget& b : heads)
       if (find(b) == classes_.end()) classes_.push_back({b, {}, {}});
     std::sort(classes_.begin() + 1, classes_.end(),
-              [](const Class& a, const Class& b) { return before(a.budget, b.budget); });
+              [](const Class& a, const Class& b) { return longer(a.budget, b.budget); });
     for (Class& c : classes_) {
       c.heads.resize(static_cast<std::size_t>(in.k.shape[1]));
       PlanOptions own = o;

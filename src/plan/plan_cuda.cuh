@@ -1,6 +1,8 @@
 // Stage `plan` on the GPU.
 #pragma once
 
+#include <vector>
+
 #include "common/device.cuh"
 #include "common/launch.cuh"
 
@@ -8,6 +10,10 @@ namespace prescore::cuda {
 
 /// Fills the tables of tiles and of complete segments; unused entries have no rows.
 void make_tables(const Problem&, TileInfo*, int tiles, SegmentInfo*, int segments, cudaStream_t);
+
+/// Fills tables of lists, and of heads where they are given: by unit, query heads.
+void put_lists(const ListTable&, const std::vector<ListInfo>&, const std::vector<std::int32_t>&,
+               cudaStream_t);
 
 /// Dense (rule ignored) or window plans.
 void plan_ranges(const Problem&, const PlanView&, const LayoutRule&, bool dense, cudaStream_t);

@@ -42,8 +42,13 @@ struct ResolvedBudget {
   friend bool operator==(const ResolvedBudget&, const ResolvedBudget&) = default;
 };
 using ResolvedBudgets = std::vector<ResolvedBudget>;
+/// Whether heads with budget a take longer than those with b: dense first, then by keys.
+bool longer(const ResolvedBudget& a, const ResolvedBudget& b) noexcept;
 /// Of every query head, where options.heads has some. Throws Error where it has not one a head.
 ResolvedBudgets resolve_heads(const PlanOptions&, std::int64_t h_q, std::int64_t h_kv);
+
+/// "; 3 of 14 heads have budgets of their own", for Choice::reason.
+std::string own_budgets(const PlanOptions&, std::int64_t h_q, std::int64_t h_kv);
 
 /// Whether some head of the call is read by `method`.
 bool takes(const PlanOptions&, Method method) noexcept;

@@ -28,16 +28,16 @@ struct Code {
 struct RoutingQueries {
   int heads, step, columns;
 
-  __device__ RoutingQueries(const Problem& p, const PlanView& plan, const TileInfo& tile,
+  __device__ RoutingQueries(const Problem& p, const PlanView& plan, const TileInfo& tile, int list,
                             int room) {
-    heads = min(plan.share, room);
+    heads = min(plan.heads(list), room);
     step = (p.tile * heads + room - 1) / room;
     columns = min(room, heads * ((tile.rows + step - 1) / step));  // none without rows
   }
   template <typename T>
   __device__ const T* query(const Problem& p, const PlanView& plan, const TileInfo& tile, int list,
                             int column) const {
-    return row<T>(p.q, tile.batch, plan.head(list) + column % heads,
+    return row<T>(p.q, tile.batch, plan.head(list, column % heads),
                   tile.q + tile.rows - 1 - column / heads * step);
   }
 };

@@ -49,6 +49,21 @@ __global__ void make_tables(Problem p, TileInfo* tile, int tiles, SegmentInfo* s
     segment[j] = {0, -1, 0};
 }
 
+// Tables come as arguments, so that a call only enqueues: a run of lists and their heads.
+struct ListsArgument {
+  static constexpr int kLists = 64, kHeads = 256;
+  int first_list, lists, first_unit, units;
+  ListInfo list[kLists];
+  std::int16_t head_of[kHeads], list_of[kHeads];
+};
+__global__ void put_lists(const __grid_constant__ ListsArgument a, ListInfo* list,
+                          std::int32_t* head_of, std::int32_t* list_of) {
+  for (int i = static_cast<int>(threadIdx.x); i < a.lists; i += static_cast<int>(blockDim.x))
+    list[a.first_list + i] = a.list[i];
+  for (int i = static_cast<int>(threadIdx.x); i < a.units; i += static_cast<int>(blockDim.x))
+    head_of[a.first_unit + i] = a.head_of[i], list_of[a.first_unit + i] = a.list_of[i];
+}
+
 // Dense and window: no list.
 __global__ void plan_ranges(Problem p, PlanView plan, LayoutRule rule, bool dense) {
   const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
@@ -72,6 +87,27 @@ void make_tables(const Problem& p, TileInfo* tile, int tiles, SegmentInfo* segme
                  cudaStream_t stream) {
   make_tables<<<1, 256, 0, stream>>>(p, tile, tiles, segment, segments);
   check_launch("plan", "make_tables");
+}
+
+void put_lists(const ListTable& table, const std::vector<ListInfo>& lists,
+               const std::vector<std::int32_t>& head_of, cudaStream_t stream) {
+  // Runs of lists, and runs of the heads, whose lists are found on the way.
+  ListsArgument a{};
+  std::size_t list = 0, unit = 0, of = 0;
+  while (list < lists.size() || unit < head_of.size()) {
+    a.first_list = static_cast<int>(list), a.first_unit = static_cast<int>(unit);
+    for (a.lists = 0; list < lists.size() && a.lists < ListsArgument::kLists; ++list)
+      a.list[a.lists++] = lists[list];
+    for (a.units = 0; unit < head_of.size() && a.units < ListsArgument::kHeads; ++unit) {
+      while (static_cast<int>(unit) >= lists[of].unit + lists[of].heads) ++of;
+      a.head_of[a.units] = static_cast<std::int16_t>(head_of[unit]);
+      a.list_of[a.units++] = static_cast<std::int16_t>(of);
+    }
+    put_lists<<<1, 64, 0, stream>>>(a, const_cast<ListInfo*>(table.list),
+                                    const_cast<std::int32_t*>(table.head_of),
+                                    const_cast<std::int32_t*>(table.list_of));
+    check_launch("plan", "put_lists");
+  }
 }
 
 void plan_ranges(const Problem& p, const PlanView& plan, const LayoutRule& rule, bool dense,

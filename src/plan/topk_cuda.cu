@@ -62,7 +62,7 @@ __global__ __launch_bounds__(kThreads) void topk_kernel(const Problem p, const P
       const float* score = scores + (std::int64_t{tile.batch} * p.h_kv + kv) * p.n_kv + tile.k;
       r.keys =
           list_keys(scratch, score, r.sinks, last, find_last(scratch, score, r.sinks, last, far),
-                    plan.list + at * plan.capacity);
+                    plan.list + plan.entries(list, t));
     }
   }
   if (threadIdx.x == 0) plan.reads[at] = r;

@@ -10,10 +10,9 @@ class WindowPlanner final : public Planner {
       : visibility_(in.visibility), options_(o) {}
 
   void plan(const Tile& tile, int, TilePlan& out) const override {
-    const PlanOptions& o = options_;
-    add_ranges(
-        window_layout(visibility_.end(tile.last - 1), {o.budget, o.dense_until, o.sinks, o.window}),
-        out);
+    const PlanOptions& o = options_;  // without dense_until, which asks for a fallback
+    add_ranges(window_layout(visibility_.end(tile.last - 1), {o.budget, 0, o.sinks, o.window}),
+               out);
   }
   std::int64_t tile() const noexcept override {
     return tile_size(options_, options_.sinks, visibility_.causal);

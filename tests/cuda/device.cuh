@@ -168,19 +168,24 @@ struct LaidOut {
     call.problem.lse = static_cast<float*>(const_cast<void*>(device.lse.view().data));
     cuda::make_tables(call.problem, call.tile, call.tiles, call.segment, call.index.segments,
                       nullptr);
+    cuda::put_lists(call.plan.table, call.lists, call.head_of, nullptr);
   }
+  /// Of a call whose heads all have the same budget:
+  int share() const { return call.lists[0].heads; }  ///< heads of a list
+  int capacity() const { return call.lists[0].capacity; }
+  const cuda::Route& route() const { return call.classes[0].route; }
   /// After planning: what is listed, of all tiles and lists.
   void fetch_plans() {
     ok(cudaDeviceSynchronize());
     const std::int64_t lists = call.plan.lists, plans = lists * call.plan.tiles;
-    EXPECT_EQ(lists * call.plan.share, c.h_q) << "the case must fit one wave";
+    EXPECT_EQ(call.waves.size(), 1u) << "the case must fit one wave";
     tiles = fetch(call.tile, call.plan.tiles);
     reads = fetch(call.plan.reads, plans);
-    list = fetch(call.plan.list, plans * call.plan.capacity);
+    list = fetch(call.plan.list, plans * capacity());
   }
   /// Of query head h and tile t, in `reads`, and by capacity in `list`.
   std::int64_t plan_of(std::int64_t h, std::int64_t t) const {
-    return h / call.plan.share * call.plan.tiles + t;
+    return h / share() * call.plan.tiles + t;
   }
 
   Case c;

@@ -11,7 +11,7 @@ namespace prescore::test {
 struct Routed : LaidOut {
   // `room`: for so many clusters; 0: as the call has it.
   Routed(Data& data, Options o, int room = 0) : LaidOut(data, o) {
-    if (room > 0) call.route.clusters = room;
+    if (room > 0) call.classes[0].route.clusters = room;
     if (c.kv_type == DType::kF16)
       stages<cuda::f16>();
     else
@@ -28,7 +28,7 @@ struct Routed : LaidOut {
   template <typename T>
   void stages() {
     cuda::build_index<T>(call.problem, call.index, nullptr);
-    cuda::plan_routed<T>(call.problem, call.plan, call.index, call.route, nullptr);
+    cuda::plan_routed<T>(call.problem, call.plan, call.index, route(), nullptr);
     cuda::attend<T>(call.problem, call.plan, call.index, nullptr);
   }
   // Nodes are numbered within the sequence, as in a list.

@@ -79,7 +79,7 @@ TEST(CudaTopK, ListsTheKeysOfTheCpusPlan) {
   const DeviceArray<float> device(scores);
   o.cuda.scores = device.data();
   LaidOut on(data, o);
-  cuda::plan_topk(on.call.problem, on.call.plan, on.call.rule, device.data(), nullptr);
+  cuda::plan_topk(on.call.problem, on.call.plan, on.call.classes[0].rule, device.data(), nullptr);
   on.fetch_plans();
   const Planned planned = plan_all(data, o.plan, nullptr, &scores);
   std::size_t compared = 0;
@@ -94,7 +94,7 @@ TEST(CudaTopK, ListsTheKeysOfTheCpusPlan) {
       if (mine.rows == 0 || mine.batch != tile.batch || mine.q != tile.first) continue;
       const std::int64_t at = on.plan_of(tile.head, static_cast<std::int64_t>(t));
       const cuda::Reads& r = on.reads[static_cast<std::size_t>(at)];
-      const auto* from = on.list.data() + at * on.call.plan.capacity;
+      const auto* from = on.list.data() + at * on.capacity();
       std::vector<std::int64_t> got(from, from + r.keys);
       for (int j = 0; j < r.sinks; ++j) got.push_back(j);
       for (int j = r.window; j < r.end; ++j) got.push_back(j);

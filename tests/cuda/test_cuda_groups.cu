@@ -18,16 +18,15 @@ struct Opinion {
 };
 Opinion opinion_of(const Routed& r, const Data& data, int t, int list) {
   const cuda::Problem& p = r.call.problem;
-  const cuda::PlanView& plan = r.call.plan;
   const cuda::IndexView& x = r.call.index;
   const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
-  const int room = r.call.route.columns, heads = std::min(plan.share, room);
+  const int room = r.route().columns, heads = std::min(r.share(), room);
   const int step = (p.tile * heads + room - 1) / room;
-  const std::int64_t b = tile.batch, head = list * plan.share, kv = head / (p.h_q / p.h_kv);
+  const std::int64_t b = tile.batch, head = list * r.share(), kv = head / (p.h_q / p.h_kv);
   const auto end = [&](int row) -> std::int64_t {
     return p.causal ? tile.first_end + row : tile.n_kv;
   };
-  const Layout layout = make_layout(p.causal, end(0), end(tile.rows - 1), r.call.route.rule,
+  const Layout layout = make_layout(p.causal, end(0), end(tile.rows - 1), r.route().rule,
                                     cuda::kSegment, tile.segments * cuda::kSegment);
   Opinion o;
   if (layout.all()) return o;
@@ -73,7 +72,7 @@ Opinion opinion_of(const Routed& r, const Data& data, int t, int list) {
 
 // Totals and ranks of every tile are those of float64.
 void expect_opinions(const Routed& r, const Data& data) {
-  const cuda::Route& route = r.call.route;
+  const cuda::Route& route = r.route();
   const int tiles = r.call.plan.tiles, lists = r.call.plan.lists;
   const auto pairs = std::int64_t{tiles} * lists;
   const auto code = fetch(route.code, pairs * route.groups);

@@ -47,7 +47,7 @@ TEST_P(CudaPlan, ReadsTheBestClustersOnceAndAttendsToThem) {
         for (std::int64_t h = 0; h < r.c.h_q && tile.rows > 0; ++h) {
           const std::int64_t kv = h / 2, plan = r.plan_of(h, t), b = tile.batch;
           const cuda::Reads& reads = r.reads[static_cast<std::size_t>(plan)];
-          const std::int32_t* list = r.list.data() + plan * r.call.plan.capacity;
+          const std::int32_t* list = r.list.data() + plan * r.capacity();
           std::set<std::int64_t> far, behind;
           for (int j = 0; j < reads.keys; ++j) {
             ASSERT_GE(list[j], reads.sinks);
@@ -99,11 +99,11 @@ void expect_best(const Routed& r, Data& data) {
   const reference::Problem p = data.problem();
   for (int t = 0; t < view.tiles; ++t) {
     const cuda::TileInfo& tile = r.tiles[static_cast<std::size_t>(t)];
-    for (std::int64_t head = 0; head < r.c.h_q && tile.rows > 0; head += view.share) {
+    for (std::int64_t head = 0; head < r.c.h_q && tile.rows > 0; head += r.share()) {
       const std::int64_t kv = head / 2, plan = r.plan_of(head, t), b = tile.batch;
       const cuda::Reads& reads = r.reads[static_cast<std::size_t>(plan)];
       if (reads.keys == 0) continue;
-      const std::int32_t* list = r.list.data() + plan * view.capacity;
+      const std::int32_t* list = r.list.data() + plan * r.capacity();
       const std::set<std::int64_t> read(list, list + reads.keys);
       std::vector<std::int64_t> groups, clusters;
       for (std::int64_t s = 0; s < reads.window / cuda::kSegment; ++s) {
@@ -114,9 +114,9 @@ void expect_best(const Routed& r, Data& data) {
         return r.count[static_cast<std::size_t>(r.at(kv, b, node))];
       };
       std::map<std::int64_t, double> share;  // of one key
-      const int room = view.share == 1 ? cuda::kFewColumns : cuda::kManyColumns;
-      const int step = (r.call.problem.tile * view.share + room - 1) / room;
-      for (std::int64_t h = head; h < head + view.share; ++h)
+      const int room = r.share() == 1 ? cuda::kFewColumns : cuda::kManyColumns;
+      const int step = (r.call.problem.tile * r.share() + room - 1) / room;
+      for (std::int64_t h = head; h < head + r.share(); ++h)
         for (int q = tile.rows - 1; q >= 0; q -= step) {
           const double* query = p.q.row(b, h, tile.q + q);
           const auto weight = [&](const double* k) {
@@ -184,7 +184,7 @@ TEST_P(CudaPlan, LittleRoomIsForTheBestGroups) {
   for (std::size_t i = 0; i < r.reads.size(); ++i) {
     const cuda::Reads& reads = r.reads[i];
     if (reads.end == 0) continue;  // a tile without queries
-    const std::int32_t* list = r.list.data() + static_cast<std::int64_t>(i) * r.call.plan.capacity;
+    const std::int32_t* list = r.list.data() + static_cast<std::int64_t>(i) * r.capacity();
     EXPECT_GT(reads.keys, 0);
     for (int j = 0; j < reads.keys; ++j) {
       EXPECT_GE(list[j], kBegin) << i;
