@@ -212,6 +212,26 @@ TEST(CApi, ScoreAndHyperOptionsReachTheCore) {
   }
 }
 
+TEST(CApi, Certificate) {
+  Data data(small());
+  CCall call(data);
+  call.options.method = PRESCORE_METHOD_ROUTED, call.options.budget = 200;
+  call.options.sinks = 4, call.options.window = 24, call.options.tile = 32;
+  call.options.certify_samples = 8;
+  prescore_report report;
+  prescore_report_init(&report, sizeof report);
+  prescore_head_certificate heads[4] = {};
+  report.heads = heads, report.head_count = 4;
+  ASSERT_EQ(call.run(&report), PRESCORE_OK) << prescore_last_error();
+  for (const prescore_head_certificate& h : heads) {
+    EXPECT_EQ(h.queries, 2 * 2 * 8);
+    EXPECT_GT(h.mass, 0);
+    EXPECT_LT(h.mass, 1);
+    EXPECT_EQ(h.redone, 0);
+  }
+  EXPECT_EQ(report.heads, heads);
+}
+
 TEST(CApi, PositionsAndAnIndexThatLives) {
   Data want(small()), got(small());
   std::vector<std::int32_t> positions;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "prescore/attend.h"
+#include "prescore/certificate.h"
 #include "prescore/index.h"
 #include "prescore/merge.h"
 #include "prescore/plan.h"
@@ -42,6 +43,7 @@ struct Options {
   bool causal = true;
   float scale = 0;  ///< factor on q.k; 0: 1 / sqrt(d)
   int threads = 0;  ///< 0: all; ignored where an executor is given
+  CertifyOptions certify;
   Device device = Device::kCpu;
   CudaOptions cuda;
 };
@@ -63,6 +65,8 @@ struct Report {
   Choice choice;  ///< the method taken and, for `auto`, why
   Counters counters;
   std::string isa;  ///< kernel used, for example "amx-bf16"
+  /// By query head, where options.certify asks for samples.
+  std::vector<HeadCertificate> heads;
 };
 
 /// A GPU that this build can use.

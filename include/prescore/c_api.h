@@ -209,7 +209,20 @@ typedef struct prescore_options {
   /* Budgets by head: null, or head_count entries, one a query head of the call. */
   const prescore_head_budget* heads;
   int64_t head_count;
+  /* Certificate: CertifyOptions in prescore/certificate.h. */
+  int64_t certify_samples; /* sampled tiles of each batch entry; 0: none */
+  float min_recall;        /* heads of whose attention less was read are computed again densely */
+  uint64_t certify_seed;
 } prescore_options;
+
+/* Of one query head: HeadCertificate in prescore/certificate.h. */
+typedef struct prescore_head_certificate {
+  int64_t queries;     /* sampled ones */
+  double mass;         /* mean share of the attention that was read */
+  double mass_error;   /* its standard error */
+  double output_error; /* largest relative error of an output of the sample */
+  int32_t redone;      /* 1: computed again densely */
+} prescore_head_certificate;
 
 /* What happened in a call. Set struct_size (or use prescore_report_init) before it. */
 typedef struct prescore_report {
@@ -223,6 +236,9 @@ typedef struct prescore_report {
   double index_s, plan_s, attend_s, total_s; /* seconds; plan and attend summed over workers */
   char isa[32];                              /* kernel used */
   char reason[256];                          /* why auto chose it, or what dense_until made exact */
+  /* The caller's array of head_count entries for the certificate, or null. */
+  prescore_head_certificate* heads;
+  int64_t head_count;
 } prescore_report;
 
 typedef struct prescore_index prescore_index; /* opaque */

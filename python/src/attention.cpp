@@ -35,6 +35,15 @@ nb::dict to_dict(const Report& report) {
   d["standins"] = c.standins, d["products"] = c.products;
   d["index_s"] = c.index_s, d["plan_s"] = c.plan_s;
   d["attend_s"] = c.attend_s, d["total_s"] = c.total_s;
+  if (report.heads.empty()) return d;
+  nb::list heads;
+  for (const HeadCertificate& h : report.heads) {
+    nb::dict head;
+    head["queries"] = h.queries, head["mass"] = h.mass, head["mass_error"] = h.mass_error;
+    head["output_error"] = h.output_error, head["redone"] = h.redone;
+    heads.append(head);
+  }
+  d["heads"] = heads;
   return d;
 }
 

@@ -158,6 +158,8 @@ void visit(PlanOptions& o, Visit&& f) {
 template <typename Visit>
 void visit(Options& o, Visit&& f) {
   visit(o.plan, f);
+  f("certify", o.certify.samples), f("min_recall", o.certify.min_recall);
+  f("certify_seed", o.certify.seed);
   f("index", o.index), f("scoring", o.score), f("compute", o.compute), f("is_causal", o.causal);
   f("scale", o.scale), f("threads", o.threads), f("stream", o.cuda.stream);
 }

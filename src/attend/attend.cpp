@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "attend/certificate.h"
 #include "attend/tile_runner.h"
 #include "common/check.h"
 #include "plan/planners.h"
@@ -110,6 +111,11 @@ void append_later_parts(const Planner& planner, std::vector<Tile>& tiles) {
 
 Counters attend(const AttendInputs& in, const Planner& planner, const State& out,
                 Executor& executor) {
+  return attend(in, planner, out, executor, nullptr);
+}
+
+Counters attend(const AttendInputs& in, const Planner& planner, const State& out,
+                Executor& executor, Certificate* certificate) {
   check_attend_inputs(in, out);
   const std::int64_t b = in.q.shape[0], h = in.q.shape[1], h_kv = in.k.shape[1];
   std::vector<Tile> tiles = planner.own_tiles();  // those that see most first
@@ -134,6 +140,8 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
     const auto t1 = Clock::now();
     worker.runner.run(tile, worker.plan);
     worker.counters.plan_s += seconds(t1 - t0);
+    if (certificate != nullptr && certificate->wants(tile))
+      certificate->measure(tile, worker.plan, worker.runner);
     worker.counters.attend_s += seconds(Clock::now() - t1);
     TileRunner::count(in.visibility, tile, worker.plan, worker.counters);
   });

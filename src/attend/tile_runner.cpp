@@ -54,6 +54,11 @@ void TileRunner::start(const Tile& tile) {
       for (std::int64_t i = tile.first; i < tile.last; ++i)
         lanes_.push_back(
             {static_cast<std::int32_t>(tile.head_at(h)), static_cast<std::int32_t>(i)});
+  load_lanes();
+  if (tile.part > 0) resume();
+}
+
+void TileRunner::load_lanes() {
   const auto n = static_cast<std::int64_t>(lanes_.size());
   by_rows_ = lanes_.size() <= kRowLanes && in_.visibility.mask == nullptr;
   const std::int64_t padded = round_up(n, kLanes);
@@ -67,7 +72,7 @@ void TileRunner::start(const Tile& tile) {
   for (std::int64_t l = 0; l < n; ++l) {
     const Lane& lane = lanes_[static_cast<std::size_t>(l)];
     const void*& from = q_row_[static_cast<std::size_t>(l)];
-    from = row(in_.q, tile.batch, lane.head, lane.query);
+    from = row(in_.q, batch_, lane.head, lane.query);
     if (!as_it_is) {
       float* to = q + l * d_pad_;
       rows_.to_f32(from, in_.q.dtype, static_cast<int>(d_), to);
@@ -85,7 +90,6 @@ void TileRunner::start(const Tile& tile) {
     std::fill_n(state[v].alpha, kLanes, 1.0f);
   }
   std::fill_n(o_.reserve(padded * dv_pad_), padded * dv_pad_, 0.0f);
-  if (tile.part > 0) resume();
   if (!by_rows_)
     kernels_.pack_q(q_row_.data(), as_it_is ? in_.q.dtype : DType::kF32, static_cast<int>(n), vecs_,
                     static_cast<int>(d_), d_pad_,
@@ -247,24 +251,35 @@ void TileRunner::fill_bias(int n, int n_pad, int first_vec, int vecs) {
 }
 
 void TileRunner::finish(const Tile& tile) {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   float* o = row_o_.reserve(dv_pad_);
-  const auto n = static_cast<std::int64_t>(lanes_.size());
-  for (std::int64_t l = 0; l < n; ++l) {
-    const Lane& lane = lanes_[static_cast<std::size_t>(l)];
-    const std::int64_t vec = l / kLanes, i = l % kLanes;
-    const float sum = state_[vec].l[i], m = state_[vec].m[i];
-    const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
-    const float* from =
-        by_rows_ ? o_.data() + l * dv_pad_ : o_.data() + (vec * dv_pad_) * kLanes + i;
-    const std::int64_t step = by_rows_ ? 1 : kLanes;
-    for (std::int64_t c = 0; c < d_v_; ++c) o[c] = from[c * step] * factor;
+  for (std::size_t l = 0; l < lanes_.size(); ++l) {
+    const Lane& lane = lanes_[l];
+    const float lse = finish_lane(static_cast<std::int64_t>(l), o);
     rows_.from_f32(o, static_cast<int>(d_v_), out_.o.dtype,
                    row(out_.o, tile.batch, lane.head, lane.query));
     if (out_.lse != nullptr)
-      out_.lse[(tile.batch * in_.q.shape[1] + lane.head) * in_.q.shape[2] + lane.query] =
-          sum == 0.0f ? -kInf : (m + std::log2(sum)) * kLn2;
+      out_.lse[(tile.batch * in_.q.shape[1] + lane.head) * in_.q.shape[2] + lane.query] = lse;
   }
+}
+
+float TileRunner::finish_lane(std::int64_t l, float* o) const {
+  const std::int64_t vec = l / kLanes, i = l % kLanes, step = by_rows_ ? 1 : kLanes;
+  const float sum = state_[vec].l[i], m = state_[vec].m[i];
+  const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
+  const float* from = by_rows_ ? o_.data() + l * dv_pad_ : o_.data() + (vec * dv_pad_) * kLanes + i;
+  for (std::int64_t c = 0; c < d_v_; ++c) o[c] = from[c * step] * factor;
+  return sum == 0.0f ? -std::numeric_limits<float>::infinity() : (m + std::log2(sum)) * kLn2;
+}
+
+void TileRunner::run_lanes(std::int64_t batch, std::span<const Lane> lanes, const TilePlan& plan,
+                           float* o, float* lse) {
+  batch_ = batch;
+  lanes_.assign(lanes.begin(), lanes.end());
+  load_lanes();
+  feed({batch, lanes[0].head}, plan);
+  flush();
+  for (std::size_t l = 0; l < lanes.size(); ++l)
+    lse[l] = finish_lane(static_cast<std::int64_t>(l), o + static_cast<std::int64_t>(l) * d_v_);
 }
 
 void TileRunner::count(const Visibility& v, const Tile& tile, const TilePlan& plan, Counters& c) {

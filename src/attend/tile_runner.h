@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "common/views.h"
@@ -26,6 +27,10 @@ class TileRunner {
   /// from the o (f32) and lse that are there.
   void run(const Tile& tile, const TilePlan& plan);
 
+  /// The same of any lanes of the group, to o [lanes][d_v] and lse [lanes].
+  void run_lanes(std::int64_t batch, std::span<const Lane> lanes, const TilePlan& plan, float* o,
+                 float* lse);
+
   /// Keys that the lanes of a tile read under a plan, and those visible to them.
   static void count(const Visibility& v, const Tile& tile, const TilePlan& plan,
                     Counters& counters);
@@ -34,6 +39,7 @@ class TileRunner {
 
  private:
   void start(const Tile& tile);
+  void load_lanes();
   void feed(const Tile& tile, const TilePlan& plan);
   void push(const void* k, const void* v, std::int32_t position, float weight);
   void resume();
@@ -43,6 +49,8 @@ class TileRunner {
   void flush_rows(int n);
   void fill_bias(int n, int n_pad, int first_vec, int vecs);
   void finish(const Tile& tile);
+  /// o [d_v] and lse of a lane.
+  float finish_lane(std::int64_t lane, float* o) const;
 
   const AttendInputs& in_;
   const State& out_;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "attend/certificate.h"
 #include "attend/tile_runner.h"
 #include "common/check.h"
 #include "common/cuda.h"
@@ -39,6 +40,29 @@ Counters attend_parts(const AttendInputs& in, const Planner& planner, const Stat
   return counters;
 }
 
+// Measures where that is asked for, and does heads again of which too little was read.
+void attend_certified(const AttendInputs& in, const Planner& planner, const State& out,
+                      const CertifyOptions& certify, Executor& executor, Report& report) {
+  if (certify.samples == 0) {
+    report.counters = attend(in, planner, out, executor);
+    return;
+  }
+  Certificate certificate(in, out, certify);
+  report.counters = attend(in, planner, out, executor, &certificate);
+  report.heads = certificate.heads();
+  std::vector<std::int32_t> again;
+  for (std::size_t h = 0; h < report.heads.size(); ++h)
+    if (report.heads[h].mass < certify.min_recall) {
+      report.heads[h].redone = true;
+      again.push_back(static_cast<std::int32_t>(h));
+    }
+  if (again.empty()) return;
+  const Counters more = attend_densely(in, again, out, executor);
+  report.counters.keys += more.keys, report.counters.attend_s += more.attend_s;
+  report.choice.reason +=
+      "; " + std::to_string(again.size()) + " heads below min_recall computed densely";
+}
+
 }  // namespace
 
 ScoreOptions score_options(const Options& options) {
@@ -53,6 +77,7 @@ ScoreOptions score_options(const Options& options) {
 Prepared prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Visibility& visibility,
                  Kept kept, const Options& options, Executor& executor) {
   check_plan_options(options.plan);
+  check_certify_options(options.certify);
   if (options.device == Device::kCuda)
     fail("attention", "visibility, an index or an executor with device cuda", "one",
          "the call without them");
@@ -113,8 +138,13 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   const Prepared call = prepare(q, k, v, visibility, kept, options, executor);
   Report report;
   report.choice = call.choice;
-  report.counters = call.planner->parts() > 1 ? attend_parts(call.in, *call.planner, out, executor)
-                                              : attend(call.in, *call.planner, out, executor);
+  if (call.planner->parts() > 1) {
+    if (options.certify.samples > 0)
+      fail("attention", "a certificate of hyper", "one", "another method, or no samples");
+    report.counters = attend_parts(call.in, *call.planner, out, executor);
+  } else {
+    attend_certified(call.in, *call.planner, out, options.certify, executor, report);
+  }
   report.counters.index_s = call.index_s;
   report.counters.total_s = std::chrono::duration<double>(Clock::now() - begin).count();
   report.isa = isa_name(options.compute, k.dtype);

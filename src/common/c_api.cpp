@@ -227,6 +227,7 @@ Options to_options(const prescore_options* from) {
   o.plan.least_score = c.least_score, o.plan.share = c.share, o.plan.adaptive = c.adaptive;
   o.plan.heads_together = to_bool(c.heads_together, "heads together");
   o.plan.heads = to_heads(c.heads, c.head_count);
+  o.certify = {c.certify_samples, c.min_recall, c.certify_seed};
   o.plan.hyper = to_options(c.hyper);
   o.score = to_options(c.scoring);
   o.score.score = o.plan.score, o.score.seed = c.seed;
@@ -249,7 +250,12 @@ void check_report(const prescore_report* report) {
 void fill(const Report& from, prescore_report* report) {
   if (report == nullptr) return;
   prescore_report c{};
-  c.struct_size = report->struct_size;
+  std::memcpy(static_cast<void*>(&c), report, report->struct_size);  // the caller's array
+  for (std::int64_t i = 0; c.heads != nullptr && i < c.head_count; ++i) {
+    if (i >= static_cast<std::int64_t>(from.heads.size())) break;
+    const HeadCertificate& h = from.heads[static_cast<std::size_t>(i)];
+    c.heads[i] = {h.queries, h.mass, h.mass_error, h.output_error, h.redone ? 1 : 0};
+  }
   c.method = static_cast<std::int32_t>(from.choice.method);
   c.queries = from.counters.queries, c.visible = from.counters.visible;
   c.keys = from.counters.keys, c.standins = from.counters.standins;

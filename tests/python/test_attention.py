@@ -119,6 +119,21 @@ def test_budgets_by_head(rng):
     assert (plan.counts()[:, 1] == np.arange(1, 1501)).all()
 
 
+def test_certificate(rng):
+    q, k, v = qkv(rng, 1500)
+    q *= 4  # peaked, so that something is missed
+    o, report = prescore.attention(q, k, v, method="routed", budget=700, certify=32, return_report=True)
+    heads = report["heads"]
+    assert len(heads) == 4 and all(0 < h["mass"] <= 1 and h["queries"] == 128 for h in heads)
+    np.testing.assert_array_equal(o, prescore.attention(q, k, v, method="routed", budget=700))
+    o, report = prescore.attention(q, k, v, method="routed", budget=700, certify=32, min_recall=1.0,
+                                   return_report=True)
+    redone = [h["redone"] for h in report["heads"]]
+    assert redone == [h["mass"] < 1 for h in report["heads"]]
+    want = reference(q, k, v)[0]
+    np.testing.assert_allclose(o[:, redone], want[:, redone], atol=2e-4)
+
+
 def test_report_and_workspace(rng):
     q, k, v = qkv(rng, 1200)
     _, report = prescore.attention(q, k, v, method="routed", budget=800, return_report=True)
