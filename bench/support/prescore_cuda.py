@@ -32,6 +32,10 @@ class CudaOptions(C.Structure):
                 ("cu_q", ptr), ("cu_k", ptr), ("sequences", i64), ("count", i32)]
 
 
+class HeadBudget(C.Structure):
+    _fields_ = [("method", i32), ("keys", i64)]
+
+
 class Options(C.Structure):
     _fields_ = [("struct_size", C.c_size_t), ("method", i32), ("routing", i32), ("standins", i32), ("score", i32),
                 ("compute", i32), ("causal", i32), ("threads", i32), ("scale", f32), ("standin_share", f32),
@@ -39,7 +43,7 @@ class Options(C.Structure):
                 ("open_segments", i64), ("route_stride", i64), ("seed", C.c_uint64), ("index", ptr),
                 ("dense_until", i64), ("selection", i32), ("sample_weights", i32), ("least_score", f32),
                 ("share", f32), ("adaptive", f32), ("scoring", ptr), ("hyper", ptr), ("cuda", ptr),
-                ("heads_together", i32)]
+                ("heads_together", i32), ("heads", ptr), ("head_count", i64)]
 
 
 class Report(C.Structure):
@@ -74,8 +78,10 @@ def parse(method):
     return name, options, index
 
 
-def attention(q, k, v, method="routed", causal=True, count=False, index=None, lse=None, out=None, cu=None, **options):
-    """softmax(q k^T / sqrt(d)) v of [b, h, n, d] tensors on the current stream; returns o, or (o, report) if count."""
+def attention(q, k, v, method="routed", causal=True, count=False, index=None, lse=None, out=None, cu=None, heads=None,
+              **options):
+    """softmax(q k^T / sqrt(d)) v of [b, h, n, d] tensors on the current stream; returns o, or (o, report) if count.
+    heads: None, or (method, keys) of each query head, keys 0: the budget."""
     o = out if out is not None else torch.empty_like(q)
     to = _fill(Output(), o)
     to.lse = lse.data_ptr() if lse is not None else None
@@ -89,6 +95,9 @@ def attention(q, k, v, method="routed", causal=True, count=False, index=None, ls
     for name, value in (index or {}).items():
         setattr(shape, name, value)
     opt.index = C.addressof(shape)
+    if heads:
+        budgets = (HeadBudget * len(heads))(*((METHODS[name], keys) for name, keys in heads))
+        opt.heads, opt.head_count = C.addressof(budgets), len(heads)
     hyper = _init(HyperOptions(), "prescore_hyper_options_init")
     opt.hyper = C.addressof(hyper)
     for name, value in options.items():
