@@ -7,8 +7,10 @@
 namespace prescore {
 
 /// What to measure. Sampled queries are attended exactly too, in the shadow of their tile.
+/// Device cuda: at most 32 samples, CudaOptions::count, no packed sequences.
 struct CertifyOptions {
-  std::int64_t samples = 0;  ///< tiles of each batch entry that are sampled; 0: no certificate
+  /// Pairs of neighbouring queries of each batch entry; 0: no certificate.
+  std::int64_t samples = 0;
   /// Heads of whose attention less than this share was read are computed again densely; 0: none.
   float min_recall = 0;
   std::uint64_t seed = 0;  ///< of the draw

@@ -265,12 +265,13 @@ struct Counters {
   double index_s = 0;         ///< seconds building the index and the scores
   double plan_s = 0;          ///< seconds choosing, summed over workers
   double attend_s = 0;        ///< seconds attending, summed over workers
+  double certify_s = 0;       ///< seconds of the certificate, summed over workers
   double total_s = 0;         ///< wall-clock seconds of the whole operation
 
   Counters& operator+=(const Counters& c) noexcept {
     queries += c.queries, visible += c.visible, keys += c.keys, standins += c.standins;
     products += c.products, index_s += c.index_s, plan_s += c.plan_s, attend_s += c.attend_s;
-    total_s += c.total_s;
+    certify_s += c.certify_s, total_s += c.total_s;
     return *this;
   }
 };

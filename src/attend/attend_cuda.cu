@@ -89,8 +89,9 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
   const int list = plan.lane == nullptr ? plan.table.list_of[unit] - plan.first_list : y;
   const TileInfo tile = plan.tile[t];
   if (tile.rows <= 0) return;
-  const Queries queries(plan, tile, plan.table.head_of[unit]);
-  const RowSource<T> source(p, plan, index, tile, list, t);
+  const int head = plan.table.head_of[unit];
+  const RowSource<T> source(p, plan, index, tile, list, t, head);
+  const Queries queries(plan, tile, head);
   const int total = source.total(), blocks = (total + kBlock - 1) / kBlock;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const std::uint32_t base = smem_address(shared);
@@ -113,7 +114,7 @@ __global__ __launch_bounds__(kThreads, D <= 128 ? 2 : 1) void attend_kernel(cons
     for (int r = 0; r < 2; ++r)
       if (const int i = my_row + 8 * r; i < tile.rows)
         load_row<T, kCols>(p, tile.batch, queries(i), o, r, lane, softmax.m[r], softmax.l[r]);
-  const Plain plain(plan.reads[plan.at(list, t)], tile.end(p, my_row));
+  const Plain plain(reads_of(p, plan, tile, list, t, head), tile.end(p, my_row));
   const int limit[2] = {tile.end(p, my_row), tile.end(p, my_row + 8)};
   for (int b = 0; b < blocks; ++b) {
     if (b + 1 < blocks) {

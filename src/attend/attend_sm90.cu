@@ -95,7 +95,7 @@ __device__ void produce(const Problem& p, const PlanView& plan, const IndexView&
   for (Work w(plan); w.valid(); w.next()) {
     const TileInfo tile = plan.tile[w.tile()];
     if (tile.rows <= 0) continue;
-    const RowSource<T> source(p, plan, index, tile, w.list(), w.tile());
+    const RowSource<T> source(p, plan, index, tile, w.list(), w.tile(), w.head());
     const int total = source.total();
     barrier_wait(barriers.q_free(), q_phase ^ 1);
     q_phase ^= 1;
@@ -166,8 +166,9 @@ class Consumer {
 
  private:
   __device__ void attend(const Work& w) {
-    const Reads reads = plan_.reads[plan_.at(w.list(), w.tile())];
-    const Plain plain(reads, plan_.tile[w.tile()].end(p_, group_ * 64));
+    const TileInfo mine = plan_.tile[w.tile()];
+    const Reads reads = reads_of(p_, plan_, mine, w.list(), w.tile(), w.head());
+    const Plain plain(reads, mine.end(p_, group_ * 64));
     const int blocks = (reads.total() + kBlock - 1) / kBlock;
     float s[kBlock / 8][4], o[D / 8][4] = {};
     std::uint32_t weight[kBlock / 16][4];
@@ -225,7 +226,7 @@ class Consumer {
   // What this needs is looked up anew: registers are for the steps without.
   __device__ void mask(float (&s)[kBlock / 8][4], const Work& w, int first) const {
     const TileInfo tile = plan_.tile[w.tile()];
-    const RowSource<T> source(p_, plan_, index_, tile, w.list(), w.tile());
+    const RowSource<T> source(p_, plan_, index_, tile, w.list(), w.tile(), w.head());
     float bias[kBlock / 32];  // a lane looks up four rows
 #pragma unroll
     for (int u = 0; u < kBlock / 32; ++u) bias[u] = source.bias_at(first + 32 * u + lane_);

@@ -52,21 +52,24 @@ void check_certify_options(const CertifyOptions& o) {
     fail("attention", "min_recall without samples", "0 samples", "samples to measure it by");
 }
 
-Certificate::Certificate(const AttendInputs& in, const State& out, const CertifyOptions& o)
-    : in_(in), out_(out) {
-  const std::int64_t n = in.visibility.n_q;
+std::vector<std::int32_t> draw_queries(std::int64_t n, const CertifyOptions& o) {
   const std::int64_t pairs =
       std::clamp<std::int64_t>(n / 2, 1, std::max<std::int64_t>(1, o.samples));
   std::mt19937_64 random(o.seed);
+  std::vector<std::int32_t> drawn;
   for (std::int64_t i = 0; i < pairs; ++i) {
     const std::int64_t first = i * n / pairs, last = (i + 1) * n / pairs;
     const std::int64_t most = std::max(first, last - 2);
     const auto at = std::uniform_int_distribution<std::int64_t>(first, most)(random);
-    query_.push_back(static_cast<std::int32_t>(at));
-    query_.push_back(static_cast<std::int32_t>(std::min(at + 1, last - 1)));
+    drawn.push_back(static_cast<std::int32_t>(at));
+    drawn.push_back(static_cast<std::int32_t>(std::min(at + 1, last - 1)));
   }
-  sample_.resize(static_cast<std::size_t>(in.q.shape[0] * in.q.shape[1]) * query_.size());
+  return drawn;
 }
+
+Certificate::Certificate(const AttendInputs& in, const State& out, const CertifyOptions& o)
+    : in_(in), out_(out), query_(draw_queries(in.visibility.n_q, o)),
+      sample_(static_cast<std::size_t>(in.q.shape[0] * in.q.shape[1]) * query_.size()) {}
 
 std::pair<std::size_t, std::size_t> Certificate::inside(const Tile& tile) const {
   const auto at = [&](std::int64_t query) {
@@ -85,7 +88,7 @@ void Certificate::measure(const Tile& tile, const TilePlan& plan, TileRunner& ru
   const auto [first, last] = inside(tile);
   const std::int64_t end = in_.visibility.end(tile.last - 1), d_v = in_.v.shape[3];
   std::vector<Lane> lanes;
-  std::vector<Sample*> to;
+  std::vector<SampledQuery*> to;
   for (std::int64_t h = 0; h < tile.heads; ++h) {
     const std::int64_t head = tile.head_at(h);
     for (std::size_t i = first; i < last; ++i) {
@@ -119,21 +122,33 @@ void Certificate::measure(const Tile& tile, const TilePlan& plan, TileRunner& ru
   }
 }
 
-// Tiles are the units: queries next to each other read the same.
 std::vector<HeadCertificate> Certificate::heads() const {
-  const std::int64_t b = in_.q.shape[0], h = in_.q.shape[1];
+  return summarise(in_.q.shape[0], in_.q.shape[1], static_cast<std::int64_t>(query_.size()),
+                   [this](std::size_t i) { return sample_[i]; });
+}
+
+std::string redone_reason(const std::vector<HeadCertificate>& heads) {
+  const auto n =
+      std::count_if(heads.begin(), heads.end(), [](const HeadCertificate& h) { return h.redone; });
+  return n == 0 ? "" : "; " + std::to_string(n) + " heads below min_recall computed densely";
+}
+
+// Pairs are the units: queries next to each other read the same.
+std::vector<HeadCertificate> summarise(std::int64_t b, std::int64_t h, std::int64_t queries,
+                                       const std::function<SampledQuery(std::size_t)>& found) {
   std::vector<HeadCertificate> all(static_cast<std::size_t>(h));
   for (std::int64_t head = 0; head < h; ++head) {
     HeadCertificate& c = all[static_cast<std::size_t>(head)];
     double sum = 0, squares = 0, units = 0;
     for (std::int64_t ib = 0; ib < b; ++ib)
-      for (std::size_t i = 0; i < query_.size(); i += 2) {
-        const Sample* s = &sample_[static_cast<std::size_t>(ib * h + head) * query_.size() + i];
-        if (!s[0].measured || !s[1].measured) continue;
-        const double mean = (s[0].mass + s[1].mass) / 2;
+      for (std::int64_t i = 0; i < queries; i += 2) {
+        const auto at = static_cast<std::size_t>((ib * h + head) * queries + i);
+        const SampledQuery x = found(at), y = found(at + 1);
+        if (!x.measured || !y.measured) continue;
+        const double mean = (x.mass + y.mass) / 2;
         sum += mean, squares += mean * mean, units += 1;
         c.queries += 2;
-        c.output_error = std::max({c.output_error, s[0].error, s[1].error});
+        c.output_error = std::max({c.output_error, x.error, y.error});
       }
     if (units == 0) continue;
     c.mass = sum / units;

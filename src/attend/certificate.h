@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "attend/tile_runner.h"
@@ -12,9 +14,23 @@ namespace prescore {
 
 void check_certify_options(const CertifyOptions&);
 
+/// Queries of a call of n, ascending: one from each of `samples` equal parts, and the one after it.
+std::vector<std::int32_t> draw_queries(std::int64_t n, const CertifyOptions&);
+
+/// What was found of one query and head.
+struct SampledQuery {
+  double mass = 1, error = 0;
+  bool measured = false;
+};
+/// One a query head, from what was found of each [batch][head][query].
+std::vector<HeadCertificate> summarise(std::int64_t b, std::int64_t h, std::int64_t queries,
+                                       const std::function<SampledQuery(std::size_t)>& found);
+
+/// "; 2 heads below min_recall computed densely", or nothing.
+std::string redone_reason(const std::vector<HeadCertificate>&);
+
 class Certificate {
  public:
-  /// Draws queries: one from each of `samples` equal parts of the queries, and the one after it.
   Certificate(const AttendInputs&, const State& out, const CertifyOptions&);
 
   /// Whether some sampled query is in the tile.
@@ -26,17 +42,13 @@ class Certificate {
   std::vector<HeadCertificate> heads() const;
 
  private:
-  struct Sample {
-    double mass = 1, error = 0;
-    bool measured = false;
-  };
   /// The sampled queries within [first, last), as indices into query_.
   std::pair<std::size_t, std::size_t> inside(const Tile&) const;
 
   const AttendInputs& in_;
   const State& out_;
-  std::vector<std::int32_t> query_;  // ascending; each odd one follows the one before
-  std::vector<Sample> sample_;       // [batch][head][query]
+  std::vector<std::int32_t> query_;   // ascending; each odd one follows the one before
+  std::vector<SampledQuery> sample_;  // [batch][head][query]
 };
 
 /// attend(), and where `certificate` is not null its queries on the way.

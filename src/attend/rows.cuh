@@ -21,6 +21,14 @@ class Plain {
   int keys_, window_, seen_;
 };
 
+/// What one head reads.
+__device__ __forceinline__ Reads reads_of(const Problem& p, const PlanView& plan,
+                                          const TileInfo& tile, int list, int t, int head) {
+  if (plan.redone != nullptr && plan.redone[head] != 0)
+    return {0, tile.end(p, tile.rows - 1), 0, 0, 0};
+  return plan.reads[plan.at(list, t)];
+}
+
 /// Rows are numbered in the order of Reads: window, sinks, list. So only the first ones, which are
 /// consecutive keys, can be invisible to some query of the tile.
 template <typename T>
@@ -33,8 +41,8 @@ class RowSource {
   };
 
   __device__ RowSource(const Problem& p, const PlanView& plan, const IndexView& index,
-                       const TileInfo& tile, int list, int t)
-      : reads_(plan.reads[plan.at(list, t)]), list_(plan.list + plan.entries(list, t)),
+                       const TileInfo& tile, int list, int t, int head)
+      : reads_(reads_of(p, plan, tile, list, t, head)), list_(plan.list + plan.entries(list, t)),
         weight_(plan.weight == nullptr ? nullptr : plan.weight + plan.entries(list, t)) {
     const int h = p.kv_head(plan.head(list));
     k_ = row<T>(p.k, tile.batch, h, tile.k), v_ = row<T>(p.v, tile.batch, h, tile.k);

@@ -59,8 +59,7 @@ void attend_certified(const AttendInputs& in, const Planner& planner, const Stat
   if (again.empty()) return;
   const Counters more = attend_densely(in, again, out, executor);
   report.counters.keys += more.keys, report.counters.attend_s += more.attend_s;
-  report.choice.reason +=
-      "; " + std::to_string(again.size()) + " heads below min_recall computed densely";
+  report.choice.reason += redone_reason(report.heads);
 }
 
 }  // namespace

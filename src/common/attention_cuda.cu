@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "attend/attend_cuda.cuh"
+#include "attend/certificate.h"
 #include "common/call_cuda.cuh"
 #include "common/cuda.h"
 #include "index/index_cuda.cuh"
@@ -40,15 +41,19 @@ __global__ void count_reads(const Problem p, const PlanView plan, unsigned long 
               static_cast<unsigned long long>(tile.rows) * static_cast<unsigned long long>(r.keys));
     return;
   }
-  unsigned long long visible = 0, keys = 0;
+  const int list = i / plan.tiles;
+  unsigned long long visible = 0, keys = 0, redone = 0;
   for (int q = 0; q < tile.rows; ++q) {
     const int end = tile.end(p, q);
     visible += static_cast<unsigned long long>(end);
     keys += static_cast<unsigned long long>(max(0, min(end, r.end) - r.window) + r.sinks + r.keys);
   }
-  const auto heads = static_cast<unsigned long long>(plan.heads(i / plan.tiles)),
+  for (int j = 0; plan.redone != nullptr && j < plan.heads(list); ++j)
+    redone += plan.redone[plan.head(list, j)];
+  const auto heads = static_cast<unsigned long long>(plan.heads(list)),
              rows = heads * static_cast<unsigned long long>(tile.rows);
-  atomicAdd(to, rows), atomicAdd(to + 1, heads * visible), atomicAdd(to + 2, heads * keys);
+  atomicAdd(to, rows), atomicAdd(to + 1, heads * visible);
+  atomicAdd(to + 2, (heads - redone) * keys + redone * visible);
   atomicAdd(to + 3, rows * static_cast<unsigned long long>(r.nodes));
 }
 
@@ -105,9 +110,13 @@ class Run {
     if (call_.own_scores != nullptr) score();
     if (hyper) hash_hyper<T>(p_, call_.hyper, stream_);
     watch_.mark(&counters_.index_s);
+    if (call_.certificate.wanted()) attend_samples<T>(p_, call_.certificate, stream_);
+    watch_.mark(&counters_.certify_s);
     for (int i = 0; i < call_.tiles; i += call_.plan.tiles) attend_tiles(i);
     if (hyper)
       for (int i = 0; i < p_.h_kv; ++i) add_buckets(i);
+    if (call_.certificate.wanted()) measure_errors<T>(p_, call_.certificate, stream_);
+    watch_.mark(&counters_.certify_s);
   }
 
  private:
@@ -124,6 +133,10 @@ class Run {
         if (part.lists <= 0) continue;
         part.reads += plan.at(part.first_list - wave.first, 0);
         make_plans(part, c);
+      }
+      if (call_.certificate.wanted()) {
+        measure_reads<T>(p_, plan, call_.index, call_.certificate, first, stream_);
+        watch_.mark(&counters_.certify_s);
       }
       execute(plan);
     }
@@ -235,6 +248,10 @@ Report attention(const Tensor& q, const Tensor& k, const Tensor& v, const State&
   c.queries = static_cast<std::int64_t>(got[0]), c.visible = static_cast<std::int64_t>(got[1]);
   c.keys = static_cast<std::int64_t>(got[2]), c.standins = static_cast<std::int64_t>(got[3]);
   watch.finish(c.total_s);
+  if (call.certificate.wanted()) {
+    report.heads = fetch_certificate(call.problem, call.certificate, stream);
+    report.choice.reason += redone_reason(report.heads);
+  }
   return report;
 }
 

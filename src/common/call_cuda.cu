@@ -365,6 +365,13 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
     lay_out_routes(o, arena, call);
   }
   if (is_hyper(method)) lay_out_buckets(o, arena, call);
+  lay_out_certificate(p, arena, call.certificate);
+  if (call.certificate.min_recall > 0) {
+    if (together < tiles)
+      fail("attention", "min_recall with device cuda", std::to_string(tiles) + " tiles",
+           "at most " + std::to_string(together) + ", whose plans exist at a time");
+    plan.redone = call.certificate.redone;
+  }
   plan.reads = arena.take<Reads>(together * most_lists);
   plan.list = arena.take<std::int32_t>(entries);
 }
@@ -374,6 +381,7 @@ Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o
   Call call;
   set_problem(q, k, v, o, call);
   call.choice = choose(q, k, o);
+  call.certificate = draw_certificate(call.problem, o);
   if (!o.plan.heads.empty()) {
     PlanOptions plan = o.plan;
     plan.method = call.choice.method;

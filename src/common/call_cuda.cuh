@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "attend/certificate_cuda.cuh"
 #include "common/arena.cuh"
 #include "plan/hyper_cuda.cuh"
 #include "prescore/attention.h"
@@ -36,6 +37,7 @@ struct Call {
   Hyper hyper;       // where the method is one of its two
   PlanView lanes{};  // its buckets, of one wave
   std::vector<ListInfo> bucket_lists;
+  Certificate certificate;
   float* own_lse = nullptr;
   SegmentInfo* segment = nullptr;
   TileInfo* tile = nullptr;

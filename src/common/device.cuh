@@ -7,6 +7,11 @@
 
 namespace prescore::cuda {
 
+/// Rounded down, also below 0.
+__device__ __forceinline__ int floor_divide(int x, int by) {
+  return x >= 0 ? x / by : -((by - 1 - x) / by);
+}
+
 /// Rows of [b, h, n, d]; strides in elements, the last axis contiguous.
 struct View {
   const void* data;
@@ -24,6 +29,7 @@ struct Problem {
   View q, k, v, o;
   float* lse;  ///< [b][h_q][n_q], packed [h_q][n_q]; may be null
   const std::int32_t *cu_q, *cu_k;
+  const std::int32_t* ends;  ///< null, or keys that each query of a tile's rows sees, ascending
   int sequences, h_q, h_kv, n_q, n_kv, d, d_v;  ///< n_q, n_kv: rows of the axis
   int tile;                                     ///< queries that choose together, at most kTile
   bool causal;
@@ -43,7 +49,9 @@ struct TileInfo {
   std::int32_t segments;   ///< complete ones
 
   __device__ __forceinline__ int end(const Problem& p, int row) const {
-    const int e = p.causal ? first_end + row : n_kv;
+    const int e = p.ends != nullptr ? p.ends[q + min(row, rows - 1)]
+                  : p.causal        ? first_end + row
+                                    : n_kv;
     return e < 0 ? 0 : e;
   }
 };
@@ -111,6 +119,8 @@ struct PlanView {
   /// plan reads joins what o and lse hold.
   const Lane* lane = nullptr;
   float* weight = nullptr;  ///< null: all 0, or as `list`: logarithms (base 2) of weights
+  const std::uint8_t* redone =
+      nullptr;  ///< null, or by query head, 1: it reads everything after all
 
   __host__ __device__ __forceinline__ std::int64_t at(int list_, int t) const {
     return std::int64_t{list_} * tiles + t;

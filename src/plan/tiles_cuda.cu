@@ -12,10 +12,6 @@ __device__ Sequence sequence(const Problem& p, int i) {
   if (p.cu_q == nullptr) return {0, p.n_q, 0, p.n_kv};
   return {p.cu_q[i], p.cu_q[i + 1] - p.cu_q[i], p.cu_k[i], p.cu_k[i + 1] - p.cu_k[i]};
 }
-// Tiles begin at positions that are multiples of their size.
-__device__ int floor_divide(int position, int size) {
-  return position >= 0 ? position / size : -((size - 1 - position) / size);
-}
 
 // One block. Tables are filled sequence by sequence; what is left of them has no rows.
 __global__ void make_tables(Problem p, TileInfo* tile, int tiles, SegmentInfo* segment,
@@ -26,7 +22,7 @@ __global__ void make_tables(Problem p, TileInfo* tile, int tiles, SegmentInfo* s
     const int batch = p.cu_q == nullptr ? i : 0;
     const int complete = s.n_kv > 0 ? s.n_kv / kSegment : 0;
     const int position = p.causal ? s.n_kv - s.n_q : 0;  // of the first query
-    const int first = floor_divide(position, p.tile);
+    const int first = floor_divide(position, p.tile);    // tiles begin at multiples of their size
     const int n = s.n_q > 0 ? floor_divide(position + s.n_q - 1, p.tile) - first + 1 : 0;
     for (int j = static_cast<int>(threadIdx.x); j < n && tile_at + j < tiles;
          j += static_cast<int>(blockDim.x)) {
