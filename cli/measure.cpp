@@ -12,13 +12,7 @@ namespace {
 
 using Mode = host::LlamaHost::Mode;
 
-constexpr std::int64_t kMostBatch = 8192;  // tokens of a prompt that are read at once
-constexpr std::int64_t kPiece = 512;       // tokens that are scored at once: their logits are kept
-
 }  // namespace
-
-std::int64_t Protocol::batch() const { return std::min(ctx, kMostBatch); }
-std::int64_t Protocol::outputs(std::int64_t tile) const { return std::min(ctx, kPiece + tile); }
 
 Measurement::Measurement(const Protocol& protocol, Setting setting, const Model& model,
                          Session& session, const std::vector<llama_token>& tokens)
@@ -26,13 +20,6 @@ Measurement::Measurement(const Protocol& protocol, Setting setting, const Model&
       tokens_(tokens) {
   row_.method = setting_.method;
   if (!row_.ours()) row_.took = "llama.cpp";
-}
-
-// Where scoring begins: at a tile's first query.
-std::int64_t Measurement::split() const {
-  const std::int64_t at = protocol_.score == "tail" ? protocol_.ctx * 3 / 4 : protocol_.ctx / 2;
-  const std::int64_t tile = setting_.options.plan.tile;
-  return std::max(at / tile * tile, std::int64_t{1});
 }
 
 OnProgress Measurement::show(Progress& progress, std::int64_t chunk) const {
@@ -101,22 +88,30 @@ void Measurement::read(std::span<const llama_token> chunk, std::int64_t number) 
   row_.took = chosen ? most->first : std::string(host::name_of(asked));
 }
 
+Options Measurement::scoring_options() const {
+  Options options = setting_.options;
+  if (protocol_.score == "tail" && protocol_.tail == "dense") {
+    options.plan.method = Method::kDense;
+    options.plan.heads.clear();
+    return options;
+  }
+  // What is scored is what was timed: a short batch must not make `auto` choose anew.
+  options.plan.method = host::parse_method("method", row_.took);
+  if (protocol_.score == "tail") options.plan.routing = Routing::kStrict;
+  return options;
+}
+
 void Measurement::score(std::span<const llama_token> chunk, std::int64_t number) {
   host::LlamaHost& host = session_.host();
-  const std::int64_t from = split();
-  Options options = setting_.options;
-  if (row_.ours()) {
-    // What is scored is what was timed: a short batch must not make `auto` choose anew.
-    options.plan.method = host::parse_method("method", row_.took);
-    if (protocol_.score == "tail") options.plan.routing = Routing::kStrict;
-  } else {
+  const std::int64_t from = protocol_.split(setting_.options.plan.tile);
+  if (row_.ours())
+    host.runner().set_options(scoring_options());
+  else
     host.set_mode(Mode::kOff);
-  }
-  host.runner().set_options(options);
   host.reset_stats();
   session_.truncate(from);
-  const std::int64_t piece =
-      (kPiece + options.plan.tile - 1) / options.plan.tile * options.plan.tile;
+  const std::int64_t tile = setting_.options.plan.tile;
+  const std::int64_t piece = (kScoredAtOnce + tile - 1) / tile * tile;
   Progress progress(fmt::format("{}: scoring {} tokens", row_.method, protocol_.ctx - from));
   const Losses l = session_.score(chunk, from, protocol_.ctx, piece, show(progress, number));
   losses_.sum += l.sum, losses_.squares += l.squares, losses_.count += l.count;

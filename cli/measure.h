@@ -8,22 +8,11 @@
 
 #include "common/layer_set.h"
 #include "progress.h"
+#include "protocol.h"
 #include "report.h"
 #include "session.h"
 
 namespace prescore::cli {
-
-/// What is read how. tail: the prefix as a prompt, the last quarter scored with strict choices;
-/// half: the second half scored, choosing by tile, which flatters.
-struct Protocol {
-  std::string score = "tail";
-  std::int64_t ctx = 8192, chunks = 1, warmup = 256;
-  int threads = 1;
-
-  /// Batches that a session needs: tokens read at once, and tokens whose logits are kept.
-  std::int64_t batch() const;
-  std::int64_t outputs(std::int64_t tile) const;
-};
 
 struct Setting {
   std::string method;  ///< "stock" or a method's name
@@ -44,7 +33,7 @@ class Measurement {
   void warm_up();
   void read(std::span<const llama_token> chunk, std::int64_t number);
   void score(std::span<const llama_token> chunk, std::int64_t number);
-  std::int64_t split() const;
+  Options scoring_options() const;
   OnProgress show(Progress& progress, std::int64_t chunk) const;
 
   const Protocol& protocol_;

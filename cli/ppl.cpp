@@ -19,58 +19,53 @@
 namespace prescore::cli {
 namespace {
 
-constexpr std::int64_t kLeastContext = 64, kMostContext = std::int64_t{1} << 24;
-
 struct Ppl {
   ModelFlags model;
   MethodFlags method;
-  std::string text, json, svg, score = "tail", layers = "all";
+  ProtocolFlags protocol;
+  std::string text, json, svg, layers = "all";
   std::vector<std::string> methods = {"stock", "dense", "window", "routed"};
   std::int64_t ctx = 8192, chunks = 1, warmup = 256;
 
   void run() const;
-  void check() const;
+  Protocol check() const;
 };
 
-void Ppl::check() const {
-  host::check_count("ctx", ctx, kLeastContext, kMostContext);
-  host::check_count("chunks", chunks, 1, 1'000'000);
-  host::check_count("warmup", warmup, 0, kMostContext);
-  if (score != "tail" && score != "half")
-    throw BadInput(fmt::format("--score, got \"{}\", want one of tail, half", score));
+Protocol Ppl::check() const {
+  Protocol checked = protocol.protocol(ctx, chunks, warmup, model.thread_count());
   for (const std::string& m : methods)
     if (m != "stock") host::parse_method("--methods (stock or a method)", m);
   method.options();
   model.check();
   check_writable(json);
   check_writable(svg);
+  return checked;
 }
 
 void Ppl::run() const {
-  check();
+  const Protocol measured = check();
   const std::string words = read_file(text);
   const Model loaded(model);
   const std::int64_t need = ctx * chunks;
-  const std::vector<llama_token> tokens = loaded.tokenize(words, need);
+  std::vector<llama_token> tokens = loaded.tokenize(words, measured.from_end ? 0 : need);
   if (static_cast<std::int64_t>(tokens.size()) < need)
     throw BadInput(fmt::format("{} has {} tokens, want at least {} (--ctx {} --chunks {})", text,
                                tokens.size(), need, ctx, chunks));
+  if (measured.from_end) tokens.erase(tokens.begin(), tokens.end() - need);
 
-  const Protocol protocol{score, ctx, chunks, warmup, model.thread_count()};
   const host::LayerSet replaced = host::parse_layers("--layers", layers, loaded.layers());
-  Session session(loaded, model, ctx, protocol.batch(),
-                  protocol.outputs(method.options().plan.tile));
+  Session session(loaded, model, ctx, measured.batch(),
+                  measured.outputs(method.options().plan.tile));
   Report report;
   report.model = std::filesystem::path(model.model).filename().string();
   report.description = loaded.description();
   report.text = std::filesystem::path(text).filename().string();
   report.machine = machine_name();
-  report.score = score, report.ctx = ctx, report.chunks = chunks;
-  report.threads = model.thread_count();
+  report.protocol = measured;
   for (const std::string& m : methods) {
     Setting setting{m, method.options(&loaded), replaced};
     if (m != "stock") setting.options.plan.method = host::parse_method("--methods", m);
-    Measurement measurement(protocol, setting, loaded, session, tokens);
+    Measurement measurement(measured, setting, loaded, session, tokens);
     report.rows.push_back(measurement.run());
     report.scored_tokens = measurement.scored();
   }
@@ -124,10 +119,7 @@ void add_ppl(CLI::App& app) {
                   "auto")
       ->delimiter(',')
       ->capture_default_str();
-  sub->add_option("--score", args->score,
-                  "tail: the last quarter, each token choosing for itself; half: the second half, "
-                  "choosing by tile, which flatters")
-      ->capture_default_str();
+  args->protocol.add_to(*sub);
   sub->add_option("--layers", args->layers,
                   "Layers that get the method, the others are read densely: all, even, odd, "
                   "first:N, last:N")

@@ -49,7 +49,23 @@ nlohmann::json per_query(const Counters& c) {
           {"products", ratio(c.products, c.queries)}};
 }
 
+/// What a perplexity of the table is of.
+std::string perplexity_note(const Report& r) {
+  const char* how = ". Methods that choose by tile are flattered by it: use --score tail";
+  if (r.protocol.score == "tail")
+    how = r.protocol.tail == "dense"
+              ? ", read densely, as hosts decode by default, after a prompt that the method read"
+              : ", each token choosing for itself after a prompt read in tiles";
+  return fmt::format("Perplexity ({}): of the {} ({} predictions){}.\n", r.protocol.name(),
+                     scored_part(r.protocol), r.scored_tokens, how);
+}
+
 }  // namespace
+
+std::string scored_part(const Protocol& p) {
+  if (p.score == "half") return "second half";
+  return p.tail_tokens > 0 ? fmt::format("last {} tokens", p.tail_tokens) : "last quarter";
+}
 
 std::string taken_text(const Row& row) {
   std::string text =
@@ -91,19 +107,10 @@ std::string to_text(const Report& r) {
     }
     table.add(std::move(cells));
   }
-  std::string out = fmt::format("{}, {} tokens x {}, {} threads, {}\n\n", r.model, r.ctx, r.chunks,
-                                r.threads, r.machine);
-  out += table.str() + "\n" + gains(r) + notes;
-  out += r.score == "tail"
-             ? fmt::format(
-                   "Perplexity: of the last quarter ({} tokens), each token choosing for "
-                   "itself after a prompt read in tiles.\n",
-                   r.scored_tokens)
-             : fmt::format(
-                   "Perplexity: of the second half ({} tokens). Methods that choose by tile "
-                   "are flattered by it: use --score tail.\n",
-                   r.scored_tokens);
-  return out;
+  const Protocol& p = r.protocol;
+  std::string out = fmt::format("{}, {} tokens x {}{}, {} threads, {}\n\n", r.model, p.ctx,
+                                p.chunks, p.from_end ? " from the end" : "", p.threads, r.machine);
+  return out + table.str() + "\n" + gains(r) + notes + perplexity_note(r);
 }
 
 nlohmann::json to_json(const Report& r) {
@@ -137,10 +144,12 @@ nlohmann::json to_json(const Report& r) {
           {"model", r.model},
           {"description", r.description},
           {"text", r.text},
-          {"ctx", r.ctx},
-          {"chunks", r.chunks},
-          {"score", r.score},
-          {"threads", r.threads},
+          {"ctx", r.protocol.ctx},
+          {"chunks", r.protocol.chunks},
+          {"protocol", r.protocol.name()},
+          {"score", r.protocol.score},
+          {"from_end", r.protocol.from_end},
+          {"threads", r.protocol.threads},
           {"machine", r.machine},
           {"scored_tokens", r.scored_tokens},
           {"version", version()}};

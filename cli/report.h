@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "prescore/types.h"
+#include "protocol.h"
 
 namespace prescore::cli {
 
@@ -31,11 +32,14 @@ struct Row {
 };
 
 struct Report {
-  std::string model, description, text, machine, score;
-  std::int64_t ctx = 0, chunks = 0, scored_tokens = 0;
-  int threads = 0;
+  std::string model, description, text, machine;
+  Protocol protocol;
+  std::int64_t scored_tokens = 0;
   std::vector<Row> rows;
 };
+
+/// Which tokens were scored: "last quarter", "last 2048 tokens" or "second half".
+std::string scored_part(const Protocol&);
 
 /// The table and, below it, what a reader must know to read it.
 std::string to_text(const Report&);

@@ -32,16 +32,15 @@ std::string to_svg(const Report& r) {
   const auto at = [&](double ppl) { return ppl_x + kPplWidth * ((ppl - middle) / span + 0.5); };
 
   std::string out = svg_begin(width, bottom + 40);
-  out += svg_text(16, 26, fmt::format("{}: reading {} tokens", r.model, r.ctx), kSvgTitle);
-  out += svg_text(16, 44, fmt::format("{} threads, {}", r.threads, r.machine), kSvgSmall);
+  out += svg_text(16, 26, fmt::format("{}: reading {} tokens", r.model, r.protocol.ctx), kSvgTitle);
+  out += svg_text(16, 44, fmt::format("{} threads, {}", r.protocol.threads, r.machine), kSvgSmall);
   out += svg_text(kLeft, kTop - 14, "seconds", kSvgHead);
   out += svg_rect(kLeft + 70, kTop - 24, 10, 10, kAttention) +
          svg_text(kLeft + 84, kTop - 15, "attention", kSvgSmall);
   out += svg_rect(kLeft + 144, kTop - 24, 10, 10, kRest) +
          svg_text(kLeft + 158, kTop - 15, "the rest", kSvgSmall);
-  out += svg_text(ppl_x, kTop - 14,
-                  r.score == "tail" ? "perplexity, last quarter" : "perplexity, second half",
-                  kSvgHead);
+  out +=
+      svg_text(ppl_x, kTop - 14, fmt::format("perplexity, {}", scored_part(r.protocol)), kSvgHead);
   out += fmt::format(
       "<path d=\"M{0:.1f} {1:.1f}V{2:.1f}M{3:.1f} {1:.1f}V{2:.1f}\" stroke=\"#ccd\" "
       "fill=\"none\"/>\n",
@@ -61,9 +60,11 @@ std::string to_svg(const Report& r) {
     out += svg_text(ppl_x + kPplWidth + 10, base, fmt::format("{:.3f}", row.ppl));
     y += kLine;
   }
-  out +=
-      svg_text(16, bottom + 24,
-               "Lower is better in both. The axis of perplexity does not begin at 0.", kSvgSmall);
+  out += svg_text(16, bottom + 24,
+                  fmt::format("Lower is better in both. The axis of perplexity ({}) does not begin "
+                              "at 0.",
+                              r.protocol.name()),
+                  kSvgSmall);
   return out + "</svg>\n";
 }
 

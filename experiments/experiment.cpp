@@ -127,10 +127,11 @@ Candidate for_few_tokens(Candidate c, std::int64_t tokens) {
 }
 
 std::vector<llama_token> read_tokens(const cli::Model& model, const std::string& path,
-                                     std::int64_t n) {
-  std::vector<llama_token> tokens = model.tokenize(cli::read_file(path), n);
+                                     std::int64_t n, bool from_end) {
+  std::vector<llama_token> tokens = model.tokenize(cli::read_file(path), from_end ? 0 : n);
   if (static_cast<std::int64_t>(tokens.size()) < n)
     throw cli::BadInput(fmt::format("{} has {} tokens, want at least {}", path, tokens.size(), n));
+  if (from_end) return {tokens.end() - n, tokens.end()};
   tokens.resize(static_cast<std::size_t>(n));
   return tokens;
 }

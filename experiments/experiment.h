@@ -57,8 +57,9 @@ Candidate keeping_a_quarter(Candidate, std::int64_t keys);
 /// Both for a text of few tokens.
 Candidate for_few_tokens(Candidate, std::int64_t tokens);
 
-/// The first n tokens of a file. Throws cli::BadInput where it has fewer.
-std::vector<llama_token> read_tokens(const cli::Model&, const std::string& path, std::int64_t n);
+/// The first n tokens of a file, or the last. Throws cli::BadInput where it has fewer.
+std::vector<llama_token> read_tokens(const cli::Model&, const std::string& path, std::int64_t n,
+                                     bool from_end = false);
 
 /// Perplexity at `keys` between the points {keys, perplexity}, in log-log, or at one within 2 % of
 /// it; below the first by the slope of the first two, NaN above the last.

@@ -1,4 +1,4 @@
-// Perplexity of language models against the number of keys that a query reads, tail protocol.
+// Perplexity of language models against the number of keys that a query reads.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -23,10 +23,11 @@ using nlohmann::json;
 struct Lm {
   Flags flags;
   cli::ModelFlags model;
+  cli::ProtocolFlags protocol;
   std::vector<std::string> texts, layers = {"all"}, methods;
   std::vector<std::int64_t> budgets;
   std::int64_t ctx = 0, chunks = 1;
-  std::string score = "tail", name = "lm";
+  std::string name = "lm";
   bool ablation = false;
 
   void run();
@@ -62,14 +63,15 @@ std::vector<std::int64_t> Lm::budgets_of(const Candidate& c) const {
   return c.flags.rfind("dense ", 0) == 0 ? std::vector<std::int64_t>{0} : budgets;
 }
 
-json to_row(const cli::Row& row) {
+// A tail that is read densely reads everything: what the method read is the prompt.
+json to_row(const cli::Row& row, const cli::Protocol& p) {
+  const Counters& c = p.name() == "tail dense" ? row.prefill : row.scored;
   return {{"ppl", row.ppl},
           {"ppl_error", row.ppl_error},
-          {"keys", keys_per_query(row.scored)},
-          {"standins", standins_per_query(row.scored)},
-          {"visible", row.scored.queries > 0 ? static_cast<double>(row.scored.visible) /
-                                                   static_cast<double>(row.scored.queries)
-                                             : 0},
+          {"keys", keys_per_query(c)},
+          {"standins", standins_per_query(c)},
+          {"visible",
+           c.queries > 0 ? static_cast<double>(c.visible) / static_cast<double>(c.queries) : 0},
           {"prefill_s", row.prefill_s},
           {"attention_s", row.attention_s},
           {"select_s", row.index_s + row.plan_s},
@@ -94,7 +96,7 @@ double window_at(const std::vector<Line>& lines, const Line& line) {
   return perplexity_at(window, line.row.at("keys"));
 }
 
-std::string table_of(const std::vector<Line>& lines) {
+std::string table_of(const std::vector<Line>& lines, const cli::Protocol& p) {
   std::vector<std::vector<std::string>> rows;
   for (const Line& l : lines) {
     const double ppl = l.row.at("ppl"), window = window_at(lines, l);
@@ -109,12 +111,14 @@ std::string table_of(const std::vector<Line>& lines) {
          std::isfinite(window) ? fmt::format("{:.4f}", window) : "-",
          std::isfinite(window) ? fmt::format("{:+.2f} %", 100 * (ppl / window - 1)) : "-"});
   }
-  return markdown({"text", "layers", "method", "budget", "keys", "stand-ins", "perplexity",
+  return fmt::format("Perplexity of the {} ({}), {} tokens{}:\n\n", cli::scored_part(p), p.name(),
+                     p.ctx, p.from_end ? " from the end" : "") +
+         markdown({"text", "layers", "method", "budget", "keys", "stand-ins", "perplexity",
                    "over dense", "window, same keys", "over it"},
                   rows);
 }
 
-std::string picture_of(const Lm& lm, const std::vector<Line>& lines) {
+std::string picture_of(const Lm& lm, const cli::Protocol& p, const std::vector<Line>& lines) {
   const bool whole = !lm.flags.quick && lm.methods.empty() && !lm.ablation;
   std::map<std::pair<std::string, std::string>, Panel> panels;
   for (const Line& l : lines) {
@@ -133,28 +137,34 @@ std::string picture_of(const Lm& lm, const std::vector<Line>& lines) {
   }
   std::vector<Panel> all;
   for (auto& [key, panel] : panels) all.push_back(std::move(panel));
-  return line_chart(fmt::format("{}, {} tokens, perplexity of the {}",
+  return line_chart(fmt::format("{}, {} tokens, perplexity of the {} ({})",
                                 std::filesystem::path(lm.model.model).filename().string(), lm.ctx,
-                                lm.score == "tail" ? "last quarter" : "second half"),
+                                cli::scored_part(p), p.name()),
                     all);
 }
 
 void Lm::run() {
   prepare();
+  const cli::Protocol measured = protocol.protocol(ctx, chunks, 256, model.thread_count());
   const std::vector<Candidate> all = candidates();
   const cli::Model loaded(model);
   json settings = common_settings(flags, model.model);
-  settings.update({{"experiment", "lm"}, {"ctx", ctx}, {"chunks", chunks}, {"score", score}});
+  settings.update({{"experiment", "lm"},
+                   {"ctx", ctx},
+                   {"chunks", chunks},
+                   {"protocol", measured.name()},
+                   {"tail_tokens", measured.tail_tokens},
+                   {"from_end", measured.from_end}});
   Journal journal(flags.out, name, settings, flags.fresh);
   std::size_t rows = 1;
   for (const Candidate& c : all) rows += budgets_of(c).size();
   journal.expect(texts.size() * layers.size() * rows);
-  const cli::Protocol protocol{score, ctx, chunks, 256, model.thread_count()};
-  cli::Session session(loaded, model, ctx, protocol.batch(), protocol.outputs(256));
+  cli::Session session(loaded, model, ctx, measured.batch(), measured.outputs(256));
   std::vector<Line> lines;
   for (const std::string& text : texts) {
     const auto [label, path] = named(text, "--text");
-    const std::vector<llama_token> tokens = read_tokens(loaded, path, ctx * chunks);
+    const std::vector<llama_token> tokens =
+        read_tokens(loaded, path, ctx * chunks, measured.from_end);
     const std::string& text_name = label;
     const std::string hash = short_hash(std::as_bytes(std::span(tokens)));
     const auto measure = [&](const Candidate& c, const std::string& set, std::int64_t budget) {
@@ -168,7 +178,7 @@ void Lm::run() {
         cli::Setting setting{"", ablated(exact, std::max<std::int64_t>(1, budget), &loaded),
                              host::parse_layers("--layers", set, loaded.layers())};
         setting.method = host::name_of(setting.options.plan.method);
-        return to_row(cli::Measurement(protocol, setting, loaded, session, tokens).run());
+        return to_row(cli::Measurement(measured, setting, loaded, session, tokens).run(), measured);
       });
       lines.push_back({text_name, set, c.name, budget, row.at("row")});
     };
@@ -178,7 +188,7 @@ void Lm::run() {
         for (const std::int64_t budget : budgets_of(c)) measure(c, set, budget);
     }
   }
-  publish(journal, table_of(lines), picture_of(*this, lines));
+  publish(journal, table_of(lines, measured), picture_of(*this, measured, lines));
 }
 
 }  // namespace
@@ -205,7 +215,7 @@ void add_lm(CLI::App& experiment) {
                   "published code");
   sub->add_flag("--ablation", args->ablation,
                 "Instead of the whole list prescored HyperAttention with these flaws one by one");
-  sub->add_option("--score", args->score, "tail or half, see ppl")->capture_default_str();
+  args->protocol.add_to(*sub);
   sub->add_option("--name", args->name, "Name of the files")->capture_default_str();
   sub->callback([args] { args->run(); });
 }

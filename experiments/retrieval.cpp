@@ -38,10 +38,12 @@ struct Retrieval {
   cli::ModelFlags model;
   std::vector<std::int64_t> budgets;
   std::vector<std::string> methods;
+  std::string tail = "dense";
   std::int64_t ctx = 0, samples = 0;
 
   void run();
   void prepare();
+  std::string protocol_name() const { return "tail " + tail; }
   std::vector<Candidate> candidates() const;
   std::vector<Needle> kinds() const;
   /// Where the needles of a kind lie; those that are spread have one place.
@@ -53,7 +55,7 @@ struct Retrieval {
   std::vector<HeatMap> empty_maps() const;
 };
 
-/// A task as tokens: the context up to `question` is read as a prompt, the rest choosing strictly.
+/// A task as tokens: the context up to `question` is read as a prompt, the rest as tail.
 struct Prompt {
   std::vector<llama_token> tokens;  ///< context, question and answer
   std::int64_t question = 0, answer = 0;
@@ -84,23 +86,30 @@ Prompt make_prompt(const cli::Model& model, Needle kind, std::uint64_t seed, dou
 struct Outcome {
   double generated = 0;  ///< share of the answers that greedy generation gives
   double forced = 0;     ///< share of the answer's tokens that come first under teacher forcing
-  double keys = 0;
+  double keys = 0;       ///< a query: of the prompt where the tail is dense, else of the tail
 };
 
-Outcome ask(const cli::Model& model, cli::Session& session, const Prompt& p, Options o) {
+// Question and answer are read densely, as hosts decode by default, or by the method's strict
+// choices.
+Outcome ask(const cli::Model& model, cli::Session& session, const Prompt& p, Options o,
+            bool dense_tail) {
   Outcome out;
   host::OpRunner& runner = session.host().runner();
   session.clear();
   session.host().reset_stats();
   runner.set_options(o);
   session.read(p.tokens, 0, p.question);
-  o.plan.routing = Routing::kStrict;
+  out.keys = keys_per_query(session.host().stats().counters);
+  if (dense_tail)
+    o.plan.method = Method::kDense, o.plan.heads.clear();
+  else
+    o.plan.routing = Routing::kStrict;
   runner.set_options(o);
 
   session.host().reset_stats();
   const auto n = static_cast<std::int64_t>(p.tokens.size());
   const std::vector<llama_token> next = session.greedy(p.tokens, p.question, n);
-  out.keys = keys_per_query(session.host().stats().counters);
+  if (!dense_tail) out.keys = keys_per_query(session.host().stats().counters);
   for (std::int64_t i = p.answer; i < n; ++i)
     out.forced +=
         next[static_cast<std::size_t>(i - 1 - p.question)] == p.tokens[static_cast<std::size_t>(i)];
@@ -129,6 +138,7 @@ void Retrieval::prepare() {
     budgets =
         flags.quick ? std::vector<std::int64_t>{256} : std::vector<std::int64_t>{256, 512, 1024};
   host::check_count("ctx", ctx, 256, 1 << 20);
+  cli::check_tail(tail);
   model.threads = flags.thread_count();
   model.check();
 }
@@ -200,7 +210,10 @@ void Retrieval::run() {
   cli::Session session(loaded, model, ctx, std::min<std::int64_t>(ctx, 8192),
                        std::min<std::int64_t>(ctx, 1024));
   json settings = common_settings(flags, model.model);
-  settings.update({{"experiment", "retrieval"}, {"ctx", ctx}, {"samples", samples}});
+  settings.update({{"experiment", "retrieval"},
+                   {"ctx", ctx},
+                   {"samples", samples},
+                   {"protocol", protocol_name()}});
   Journal journal(flags.out, "retrieval", settings, flags.fresh);
   const std::vector<Needle> needles = kinds();
   std::vector<HeatMap> maps = empty_maps();
@@ -226,7 +239,7 @@ void Retrieval::run() {
           maps[kind].values.back().push_back(
               found_at(journal, samples, key, sums, [&](std::uint64_t seed) {
                 return ask(loaded, session, make_prompt(loaded, needle, seed, depth, ctx),
-                           options_of(exact, size, &loaded));
+                           options_of(exact, size, &loaded), tail == "dense");
               }));
           mean += maps[kind].values.back().back() / static_cast<double>(depths_of(needle).size());
         }
@@ -240,9 +253,11 @@ void Retrieval::run() {
   for (const Needle kind : needles) header.push_back(name_of(kind));
   header.insert(header.end(), {"forced tokens", "keys"});
   publish(journal,
-          fmt::format("Share of the answers that greedy generation gives, {} tokens:\n\n", ctx) +
+          fmt::format("Share of the answers that greedy generation gives ({}), {} tokens:\n\n",
+                      protocol_name(), ctx) +
               markdown(header, rows),
-          heat_maps(fmt::format("Share of the answers given, by depth and budget, {} tokens", ctx),
+          heat_maps(fmt::format("Share of the answers given ({}), by depth and budget, {} tokens",
+                                protocol_name(), ctx),
                     maps));
 }
 
@@ -255,6 +270,9 @@ void add_retrieval(CLI::App& experiment) {
   args->flags.add_to(*sub);
   sub->add_option("--model,-m", args->model.model, "GGUF model");
   sub->add_option("--ctx,-c", args->ctx, "Tokens of a task (default: 4096, quick 1024)");
+  sub->add_option("--tail", args->tail,
+                  "How question and answer are read: dense, as hosts decode by default, or strict")
+      ->capture_default_str();
   sub->add_option("--samples", args->samples, "Tasks of each kind (default: 3, quick 1)");
   sub->add_option("--budget", args->budgets, "Keys, several (default: 256,512,1024, quick 256)")
       ->delimiter(',');

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 from gguf import GGUFReader
 from gguf.quants import dequantize
-
-QWEN_WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-              r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+from gguf_tokenizer import tokenizer
 
 
 class GgufModel:
@@ -30,17 +28,10 @@ class GgufModel:
         return self.fields[name].contents()
 
     def tokenizer(self):
-        """Byte-level BPE (Qwen2, SmolLM2) from the file's own vocabulary and merges."""
-        from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-        vocabulary = {token: i for i, token in enumerate(self.field("tokenizer.ggml.tokens"))}
-        merges = [tuple(m.split(" ")) for m in self.field("tokenizer.ggml.merges")]
-        t = Tokenizer(models.BPE(vocabulary, merges))
-        split = pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated")
-        t.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-        return t
+        return tokenizer(self.fields)
 
-    def rotation(self, n, yarn):
-        """cos and sin [n, head_dim / 2]; yarn: factor of the context (Peng et al. 2023, beta 32 and 1)."""
+    def rotation(self, n, yarn, first=0):
+        """cos and sin [n, head_dim / 2] from a position on; yarn: factor of the context (Peng et al. 2023, beta 32 and 1)."""
         half = torch.arange(0, self.head_dim, 2, device=self.device, dtype=torch.float32)
         frequency = self.rope_base ** (-half / self.head_dim)
         size = 1.0
@@ -51,7 +42,7 @@ class GgufModel:
             stretch = ((half / 2 - low) / max(high - low, 1e-3)).clamp(0, 1)
             frequency = frequency * (1 - stretch) + frequency / yarn * stretch
             size = 0.1 * math.log(yarn) + 1
-        angle = torch.arange(n, device=self.device, dtype=torch.float32)[:, None] * frequency
+        angle = torch.arange(first, first + n, device=self.device, dtype=torch.float32)[:, None] * frequency
         return (angle.cos() * size).bfloat16(), (angle.sin() * size).bfloat16()
 
     def rotate(self, x, cos, sin):  # x: [heads, n, head_dim]; llama files pair neighbours, others halves
@@ -69,22 +60,31 @@ class GgufModel:
         return F.linear(x, self.weights[name + ".weight"], self.weights.get(name + ".bias"))
 
     @torch.no_grad()
-    def hidden(self, ids, attend, yarn=1.0):
-        """Last hidden states [n, width]; attend(q, k, v) maps [1, heads, n, head_dim] tensors to that of q."""
+    def hidden(self, ids, attend, yarn=1.0, cache=None):
+        """Last hidden states [n, width]; attend(q, k, v) maps [1, heads, n, head_dim] tensors to that of q. With a cache
+        the ids follow those that it holds, and join them."""
         n, x = len(ids), self.weights["token_embd.weight"][ids]
-        cos, sin = self.rotation(n, yarn)
+        cos, sin = self.rotation(n, yarn, cache.length if cache else 0)
         split = lambda y: y.view(n, -1, self.head_dim).transpose(0, 1)
         for layer in range(self.layers):
             name = f"blk.{layer}."
             h = self.norm(x, self.weights[name + "attn_norm.weight"])
             q, k = (self.rotate(split(self.linear(h, name + part)), cos, sin).contiguous() for part in ("attn_q", "attn_k"))
             v = split(self.linear(h, name + "attn_v")).contiguous()
+            if cache:
+                k, v = cache.join(layer, k, v)
             o = attend(q[None], k[None], v[None])[0]
             x = x + self.linear(o.transpose(0, 1).reshape(n, self.width), name + "attn_output")
             for part in x.split(16384):  # in place, to need less memory
                 h = self.norm(part, self.weights[name + "ffn_norm.weight"])
                 part += self.linear(F.silu(self.linear(h, name + "ffn_gate")) * self.linear(h, name + "ffn_up"), name + "ffn_down")
+        if cache:
+            cache.length += n
         return self.norm(x, self.weights["output_norm.weight"])
+
+    def likeliest(self, hidden):
+        """The id that is likeliest to follow each hidden state."""
+        return F.linear(hidden, self.weights.get("output.weight", self.weights["token_embd.weight"])).argmax(-1)
 
     @torch.no_grad()
     def losses(self, hidden, ids):
@@ -96,3 +96,18 @@ class GgufModel:
             loss.append(F.cross_entropy(logits, target, reduction="none"))
             hit.append(logits.argmax(-1) == target)
         return torch.cat(loss), torch.cat(hit)
+
+
+class Cache:
+    """Keys and values of what was read, with room for `room` tokens."""
+
+    def __init__(self, model, room):
+        shape = (model.layers, 2, model.kv_heads, room, model.head_dim)
+        self.rows, self.length = torch.empty(shape, device=model.device, dtype=torch.bfloat16), 0
+
+    def join(self, layer, k, v):
+        """Adds [kv_heads, n, head_dim]; returns all of the layer."""
+        end = self.length + k.shape[1]
+        for rows, new in zip(self.rows[layer], (k, v)):
+            rows[:, self.length:end] = new
+        return self.rows[layer, :, :, :end]

@@ -45,6 +45,8 @@ refuse 'ctx, got "1"' "${ppl[@]}" --model "$work/text" --ctx 1
 refuse "tile" "${ppl[@]}" --model "$work/text" --tile 17
 refuse "standins" "${ppl[@]}" --model "$work/text" --standins some
 refuse "score" "${ppl[@]}" --model "$work/text" --score all
+refuse 'tail, got "magic", want one of dense, strict' "${ppl[@]}" --model "$work/text" --tail magic
+refuse "half has no tail" "${ppl[@]}" --model "$work/text" --score half --tail strict
 refuse "want one of ridge, exact, sketched" "${ppl[@]}" --model "$work/text" --leverage approximate
 refuse "want one of features, distance" "${ppl[@]}" --model "$work/text" --kernel cubic
 refuse "degree, got 3" "${ppl[@]}" --model "$work/text" --degree 3

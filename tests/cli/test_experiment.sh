@@ -41,6 +41,8 @@ if [ -e "$model" ]; then
   seq -s " " 300 500 >"$work/b.txt"
   lm -m "$model" --text novel="$work/a.txt"
   expect "lm succeeds" '[ $? = 0 ]'
+  expect "its table and its picture name the protocol" \
+    'grep -q "last quarter (tail dense)" "$work/out" && grep -q "(tail dense)" "$work/lm/lm.svg"'
   cp "$work/out" "$work/first"
   lm -m "$model" --text novel="$work/b.txt"
   expect "another text of the same name is measured" '[ $? = 0 ] && grep -q "the last in" "$work/err"'
@@ -49,6 +51,15 @@ if [ -e "$model" ]; then
   lm -m "$model" --text novel="$work/longer.txt"
   expect "the same tokens are the same rows" '[ $? = 0 ] && ! grep -q "the last in" "$work/err"'
   expect "with the same numbers" 'cmp -s "$work/out" "$work/first"'
+  lm -m "$model" --text novel="$work/a.txt" --tail strict
+  expect "another protocol is refused" '[ $? = 2 ] && grep -q "(protocol)" "$work/err"'
+  for tail in dense strict; do
+    "$program" experiment retrieval --quick -m "$model" --ctx 512 --budget 128 --method window=window --tail $tail \
+      --out "$work/$tail" >"$work/$tail.txt" 2>"$work/err"
+    expect "retrieval with a $tail tail succeeds and says so" '[ $? = 0 ] && grep -q "(tail $tail)" "$work/$tail.txt"'
+  done
+  expect "the tail decides what is answered" \
+    '[ "$(grep "^| window" "$work/dense.txt")" != "$(grep "^| window" "$work/strict.txt")" ]'
   { cat "$model"; echo; } >"$work/$(basename "$model")"
   lm -m "$work/$(basename "$model")" --text novel="$work/a.txt"
   expect "another model of the same name is refused" '[ $? = 2 ] && grep -q "(model_bytes)" "$work/err"'

@@ -225,6 +225,19 @@ TEST(Needles, TasksStayAsTheyWere) {
             "first days of autumn. ");
 }
 
+// bench/support/needles.py makes the same ones: tests/python/test_needles.py has these too.
+TEST(Needles, TasksAreThoseOfTheGpusBenchmarks) {
+  constexpr const char* kHashes[] = {"a0e4cc21e404dd4e", "e56bc72279468f03", "f2a99b0cdc882b8a",
+                                     "674b212432fb0f16", "c3a7fa56781af6a3", "28f558aeb92447da",
+                                     "8f88e24118780e70"};
+  for (const Needle kind : kNeedles) {
+    const Task t = make_task(kind, 5, 700, 0.25);
+    const std::string text = t.context + t.question + t.answer();
+    EXPECT_EQ(short_hash(std::as_bytes(std::span(text))), kHashes[static_cast<int>(kind)])
+        << name_of(kind);
+  }
+}
+
 // Longer words begin where those of three syllables end.
 TEST(Needles, WordsAreAsManyAsAskedFor) {
   for (const std::int64_t size : {47000, 65536}) {

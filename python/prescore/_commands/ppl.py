@@ -1,7 +1,8 @@
-"""Perplexity of a language model by method, with the tail protocol.
+"""Perplexity of the end of a text by method, after a prompt that the method reads.
 
-The context less its last --tail tokens is read as a prompt, in tiles; the tail then follows with
-routing "strict", so that every scored token chose its keys alone: what a user gets who generates.
+The context less its last --tail-tokens is read as a prompt, in tiles; then the tail, which alone is
+scored: densely (--tail dense), as models generate by default after a prompt, or with routing
+"strict" (--tail strict), so that every scored token chose its keys alone.
 Rows have the names of `prescore ppl --json` where they hold the same; `left` counts calls by reason.
 MODEL is a folder or name for transformers, or a .gguf file (which needs the packages gguf and accelerate).
 """
@@ -17,8 +18,10 @@ from . import names, options as parse, print_row
 def add_arguments(parser):
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", required=True, help="a text file; its first --ctx tokens are used")
+    parser.add_argument("--from-end", action="store_true", help="its last --ctx tokens instead")
     parser.add_argument("--ctx", type=int, default=8192)
-    parser.add_argument("--tail", type=int, help="tokens scored (a quarter of the context)")
+    parser.add_argument("--tail", default="dense", help="how the scored tokens are read: dense or strict")
+    parser.add_argument("--tail-tokens", type=int, help="tokens scored (a quarter of the context)")
     parser.add_argument("--methods", type=names, default=["sdpa", "dense", "window", "routed"],
                         help='comma-separated; "sdpa" is the model alone')
     parser.add_argument("--budget", type=int, default=1280)
@@ -32,18 +35,25 @@ def add_arguments(parser):
 def run(given) -> int:
     from .. import _hf_layers, hf
 
+    check_tail(given.tail)
     hf.register()
     model, ids = _load(given)
     n = ids.shape[1]
-    tail = given.tail or n // 4
-    if not 1 <= tail < n:
-        raise ValueError(f"[ppl] --tail, got {tail}, want 1 to {n - 1}, less than the text's tokens")
+    tokens = n // 4 if given.tail_tokens is None else given.tail_tokens
+    if not 1 <= tokens < n:
+        raise ValueError(f"[ppl] --tail-tokens, got {tokens}, want 1 to {n - 1}, less than the text's tokens")
     for method in given.methods:
         _hf_layers.set_attention(model, "sdpa" if method == "sdpa" else "prescore")
         print_row(command="ppl", set=given.set, model=os.path.basename(given.model.rstrip("/")), method=method,
-                  budget=given.budget, layers=given.layers, dtype=given.dtype, ctx=n, tail=tail,
-                  **_measure(model, ids, tail, method, given))
+                  budget=given.budget, layers=given.layers, dtype=given.dtype, ctx=n, from_end=given.from_end,
+                  protocol=f"tail {given.tail}", tail_tokens=tokens,
+                  **_measure(model, ids, tokens, method, given))
     return 0
+
+
+def check_tail(tail: str) -> None:
+    if tail not in ("dense", "strict"):
+        raise ValueError(f"[ppl] --tail, got {tail!r}, want one of dense, strict")
 
 
 def load(path: str, dtype: str, attention: str, device: str):
@@ -63,39 +73,47 @@ def load(path: str, dtype: str, attention: str, device: str):
 def _load(given):
     model, tokenizer = load(given.model, given.dtype, "prescore", given.device)
     with open(given.text, encoding="utf-8", errors="replace") as f:
-        text = f.read(given.ctx * 16)  # no tokenizer needs more letters a token for long
-    ids = tokenizer(text, return_tensors="pt").input_ids[:, : given.ctx]
+        # No tokenizer needs more letters a token for long.
+        text = f.read()[-given.ctx * 16 :] if given.from_end else f.read(given.ctx * 16)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    ids = ids[:, -given.ctx :] if given.from_end else ids[:, : given.ctx]
     return model, ids.to(given.device)
 
 
-def _measure(model, ids, tail: int, method: str, given) -> dict:
+def _measure(model, ids, tokens: int, method: str, given) -> dict:
     from .. import hf
 
-    def choose(routing):
+    def choose(reading):
         if method != "sdpa":
-            hf.register(method=method, budget=given.budget, layers=given.layers, routing=routing, count=True,
-                        **parse(given.set))
+            hf.register(budget=given.budget, layers=given.layers, count=True, **parse(given.set),
+                        **how(method, reading))
         hf.stats(reset=True)
 
-    return tail_perplexity(model, ids, tail, choose)
+    return tail_perplexity(model, ids, tokens, choose, given.tail)
 
 
-def tail_perplexity(model, ids, tail: int, choose) -> dict:
-    """Perplexity of the tail; time and keys of reading the prompt before it. choose(routing): what the layers do from
-    now on, "tile" for the prompt, then "strict"."""
+def how(method: str, reading: str) -> dict:
+    """Options of hf.register for a prompt by a method ("prompt"), or for a tail ("dense", "strict")."""
+    return {"method": "dense" if reading == "dense" else method,
+            "routing": "strict" if reading == "strict" else "tile"}
+
+
+def tail_perplexity(model, ids, tokens: int, choose, tail: str) -> dict:
+    """Perplexity of the last tokens; time and keys of reading the prompt before them. choose(reading): how layers
+    read from now on, "prompt", then the tail's "dense" or "strict"."""
     import torch
 
     from .. import hf
 
-    cut, n = ids.shape[1] - tail, ids.shape[1]
+    cut, n = ids.shape[1] - tokens, ids.shape[1]
     with torch.no_grad():
-        choose("tile")
+        choose("prompt")
         begin = time.perf_counter()
         prompt = model(ids[:, :cut], use_cache=True, logits_to_keep=1)
         cache, last, losses = prompt.past_key_values, prompt.logits[:, -1:], []
         last.sum().item()  # waits for a GPU
         seconds, read = time.perf_counter() - begin, hf.stats()
-        choose("strict")
+        choose(tail)
         for first in range(cut, n, 512):
             chunk = ids[:, first : first + 512]
             logits = model(chunk, past_key_values=cache, use_cache=True).logits
@@ -110,7 +128,7 @@ def tail_perplexity(model, ids, tail: int, choose) -> dict:
 
     return {
         "ppl": ppl,
-        "ppl_error": ppl * loss.std(correction=0).item() / math.sqrt(tail),
+        "ppl_error": ppl * loss.std(correction=0).item() / math.sqrt(tokens),
         "prefill_s": seconds,
         "tokens_per_s": cut / seconds,
         "attention_s": read.seconds if read.taken else None,
