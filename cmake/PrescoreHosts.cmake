@@ -6,8 +6,17 @@ file(GLOB host_common_sources CONFIGURE_DEPENDS hosts/common/*.cpp)
 file(GLOB host_llama_sources CONFIGURE_DEPENDS hosts/llama/*.cpp)
 file(GLOB host_ggml_sources CONFIGURE_DEPENDS hosts/ggml/*.cpp)
 
+# data/profiles is compiled in: a plug-in has no folder of its own to look into.
+file(GLOB profiles CONFIGURE_DEPENDS data/profiles/*.json)
+set(shipped ${PROJECT_BINARY_DIR}/shipped_profiles.cpp)
+set(embed ${PROJECT_SOURCE_DIR}/cmake/EmbedProfiles.cmake)
+add_custom_command(OUTPUT ${shipped}
+  COMMAND ${CMAKE_COMMAND} -DFOLDER=${PROJECT_SOURCE_DIR}/data/profiles -DOUTPUT=${shipped} -P ${embed}
+  DEPENDS ${profiles} ${embed} VERBATIM)
+
 if(host_common_sources)
-  add_library(prescore_host_common STATIC ${host_common_sources})
+  add_library(prescore_host_common STATIC ${host_common_sources} ${shipped})
+  target_link_libraries(prescore_host_common PRIVATE nlohmann_json::nlohmann_json)
   set(scope PUBLIC)
 else()
   add_library(prescore_host_common INTERFACE)
