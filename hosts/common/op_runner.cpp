@@ -156,20 +156,24 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   options.causal = sight.prefix;
   const bool few = n_q < kMinTileQueries && options.plan.routing == Routing::kTile;
   const ggml_tensor* root = root_of(k);
-  const bool kept = !layers_read_.contains(layer_of_cache(root->name));
+  const std::int64_t layer = layer_of_cache(root->name);
+  const bool kept = !layers_read_.contains(layer);
   if (plain_dense || few || kept || !sight.prefix) options.plan.method = Method::kDense;
 
   const Tensor keys = key_view(k, s, n);
   if (on_inputs_ && !few && sight.prefix)
     on_inputs_(root->name, query_view(q, s), keys, key_view(v, s, n), visibility, params.scale);
   const bool automatic = options.plan.method == Method::kAuto;
-  const Kept built = kept_of(k, s, keys, v->ne[0], options.plan.method);
+  const bool profiled = apply_profile(options.plan, layer, query_view(q, s), keys);
+  if (on_plan_) on_plan_(root->name, options.plan);
+  const Kept built = kept_of(k, s, keys, v->ne[0], options.plan);
   const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, built,
                                   State{output_view(dst, s), nullptr}, options, executor);
   if (s == 0) {
     stats_.masked += !sight.prefix;
     stats_.few += sight.prefix && few;
     stats_.kept += kept;
+    stats_.profiled += profiled;
     if (!kept) ++stats_.methods[std::string(name_of(report.choice.method))];
   }
   if (!kept && (automatic || options.plan.dense_until > 0)) stats_.why = report.choice.reason;
@@ -189,10 +193,37 @@ const MaskSight& OpRunner::sight_of(const ggml_tensor* mask, std::int64_t s, std
   return found->second;
 }
 
+bool OpRunner::apply_profile(PlanOptions& plan, std::int64_t layer, const Tensor& q,
+                             const Tensor& k) {
+  const bool budgets = plan.method != Method::kDense && plan.method != Method::kHyper &&
+                       plan.method != Method::kPrescoredHyper;
+  if (profile_ == nullptr || !budgets || !plan.heads.empty()) return false;
+  const ModelIdentity& of = profile_->model;
+  const auto unknown = [&](const std::string& why) {
+    if (stats_.unprofiled_why.empty()) stats_.unprofiled_why = why;
+    ++stats_.unprofiled;
+    return false;
+  };
+  if (layer < 0) return unknown("a cache whose name has no layer");
+  if (layer >= of.layers)
+    return unknown("layer " + std::to_string(layer) + " of " + std::to_string(of.layers));
+  if (q.shape[1] != of.heads || k.shape[1] != of.kv_heads || q.shape[3] != of.head_dim)
+    return unknown(std::to_string(q.shape[1]) + " heads on " + std::to_string(k.shape[1]) + " of " +
+                   std::to_string(q.shape[3]));
+  const bool decoding = q.shape[2] < kMinTileQueries || plan.routing == Routing::kStrict;
+  plan.heads = profile_->budgets(layer, decoding);
+  return !plan.heads.empty();
+}
+
 Kept OpRunner::kept_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v,
-                       Method method) {
-  const bool indexed = method == Method::kAuto || method == Method::kRouted;
-  const bool scored = method == Method::kTopK || method == Method::kPrescoredHyper;
+                       const PlanOptions& plan) {
+  const auto any = [&](Method method) {
+    return plan.method == method ||
+           std::any_of(plan.heads.begin(), plan.heads.end(),
+                       [&](const HeadBudget& b) { return b.method == method; });
+  };
+  const bool indexed = plan.method == Method::kAuto || any(Method::kRouted);
+  const bool scored = plan.method == Method::kPrescoredHyper || any(Method::kTopK);
   const ggml_tensor* root = root_of(k);
   // Only a leaf of the graph (a cache) outlives the evaluation; anything else is scratch memory.
   if (root->op != GGML_OP_NONE || !(indexed || scored)) return {};

@@ -13,6 +13,7 @@
 #include "common/flash_node.h"
 #include "common/layer_set.h"
 #include "common/mask_sight.h"
+#include "common/profile.h"
 #include "prescore/attention.h"
 #include "prescore/executor.h"
 
@@ -20,10 +21,13 @@ namespace prescore::host {
 
 /// What happened since the last reset.
 struct Stats {
-  std::int64_t taken = 0;   ///< operations computed by prescore
-  std::int64_t masked = 0;  ///< of them dense because the mask is no plain causal one
-  std::int64_t few = 0;     ///< of them dense because they have few queries (decode steps)
-  std::int64_t kept = 0;    ///< of them dense because their layer is outside the layer set
+  std::int64_t taken = 0;       ///< operations computed by prescore
+  std::int64_t masked = 0;      ///< of them dense because the mask is no plain causal one
+  std::int64_t few = 0;         ///< of them dense because they have few queries (decode steps)
+  std::int64_t kept = 0;        ///< of them dense because their layer is outside the layer set
+  std::int64_t profiled = 0;    ///< of them with budgets by head, from the profile
+  std::int64_t unprofiled = 0;  ///< of them without, as the profile does not know the layer
+  std::string unprofiled_why;   ///< reason of the first of those
   std::map<std::string, std::int64_t> left;     ///< operations left to the host, by reason
   std::map<std::string, std::int64_t> methods;  ///< operations taken and not kept, by method
   std::string why;     ///< reason of the last choice of `auto`, or with dense_until
@@ -56,12 +60,23 @@ class OpRunner {
 
   /// Layers outside the set are read densely, layers by their cache's name ("cache_k_l7").
   void set_layers(const LayerSet& layers) { layers_read_ = layers; }
+  /// Budgets by head for what is not read densely anyway; null: none. Of the layers by their
+  /// cache's name, for prompts or, with few queries or strict routing, for decoding. Options that
+  /// have budgets by head of their own keep them; hyper has none.
+  void set_profile(std::shared_ptr<const HeadProfile> profile) { profile_ = std::move(profile); }
+  const std::shared_ptr<const HeadProfile>& profile() const { return profile_; }
+
   /// Called with the inputs of each operation that is not densely read for its few queries, before
   /// it is computed: name of its cache, batch entry, queries, keys, values, what they see. May be
   /// empty.
   using OnInputs = std::function<void(const std::string& cache, const Tensor& q, const Tensor& k,
                                       const Tensor& v, const Visibility&, float scale)>;
   void on_inputs(OnInputs f) { on_inputs_ = std::move(f); }
+
+  /// Called with the name of its cache and the plan options of each operation before it is
+  /// computed. May be empty.
+  using OnPlan = std::function<void(const std::string& cache, const PlanOptions&)>;
+  void on_plan(OnPlan f) { on_plan_ = std::move(f); }
 
   /// To be called before the operations of each graph evaluation: masks are read anew.
   void begin_evaluation();
@@ -100,7 +115,9 @@ class OpRunner {
   const MaskSight& sight_of(const ggml_tensor* mask, std::int64_t s, std::int64_t n_q,
                             std::int64_t n_kv, Executor& executor);
   Kept kept_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v,
-               Method method);
+               const PlanOptions& plan);
+  /// Puts the profile's budgets into the plan; true where it has some for this layer.
+  bool apply_profile(PlanOptions& plan, std::int64_t layer, const Tensor& q, const Tensor& k);
   TeamExecutor& team(int nth);
   void note_error(const std::string& text);
 
@@ -112,7 +129,9 @@ class OpRunner {
   std::vector<std::unique_ptr<TeamExecutor>> teams_;  // by width
   std::function<void()> on_operation_;
   OnInputs on_inputs_;
+  OnPlan on_plan_;
   LayerSet layers_read_;
+  std::shared_ptr<const HeadProfile> profile_;
 };
 
 }  // namespace prescore::host

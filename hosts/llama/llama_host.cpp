@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "common/fingerprint.h"
+
 namespace prescore::host {
 
 /// Side record of a rewritten node: what the rewriting overwrote. The custom operation points here.
@@ -22,6 +24,15 @@ void LlamaHost::attach(llama_context_params& params) {
 
 void LlamaHost::attach(ggml_backend_sched_t sched) {
   ggml_backend_sched_set_eval_callback(sched, callback, this);
+}
+
+FoundProfile LlamaHost::find_profile(const std::string& gguf_path, const std::string& setting) {
+  const std::string asked = profile_setting(setting);
+  FoundProfile found;
+  found.off = asked == "none";
+  if (!found.off) found = host::find_profile(identify(gguf_path), asked);
+  set_profile(found.profile);
+  return found;
 }
 
 void LlamaHost::reset_stats() {

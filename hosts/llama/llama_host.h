@@ -19,6 +19,7 @@
 #include <unordered_set>
 
 #include "common/op_runner.h"
+#include "common/profile_files.h"
 #include "ggml-backend.h"
 #include "llama.h"
 
@@ -56,6 +57,15 @@ class LlamaHost {
 
   /// Nodes with fewer queries are left to llama.cpp; default 1: none.
   void set_min_queries(std::int64_t n) { min_queries_ = n; }
+
+  /// Budgets by head (OpRunner::set_profile).
+  void set_profile(std::shared_ptr<const HeadProfile> profile) {
+    runner_.set_profile(std::move(profile));
+  }
+  /// The same with the profile of the model in this file, by find_profile; `setting` as
+  /// PRESCORE_PROFILE, which is asked where it is empty. Throws Error for a file that names none of
+  /// this model.
+  FoundProfile find_profile(const std::string& gguf_path, const std::string& setting = {});
 
   OpRunner& runner() { return runner_; }
   const Stats& stats() const { return runner_.stats(); }

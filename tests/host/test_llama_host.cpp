@@ -128,6 +128,67 @@ TEST(LlamaHost, ComputesLayersOutsideTheSetDenselyAndCountsThem) {
   EXPECT_EQ(none.host.runner().index_bytes(), 0);
 }
 
+/// Of the tiny model: heads of layer 0 for prompts, of layer 1 for decoding.
+std::shared_ptr<host::HeadProfile> tiny_profile() {
+  host::ModelIdentity shape{"tiny", "llama", kLayers, 4, 2, 64, "0123456789abcdef"};
+  auto p = std::make_shared<host::HeadProfile>(host::plain_profile(shape));
+  p->prompt[0] = "d.mw", p->decode[1] = "..d.";
+  p->many = 600, p->window = 100;
+  return p;
+}
+
+TEST(LlamaHost, GivesHeadsTheBudgetsOfTheirLayer) {
+  Reader reader(tiny(), routed());
+  reader.host.set_profile(tiny_profile());
+  std::map<std::string, std::vector<HeadBudget>> seen;
+  reader.host.runner().on_plan(
+      [&](const std::string& cache, const PlanOptions& plan) { seen[cache] = plan.heads; });
+  using Budgets = std::vector<HeadBudget>;
+  reader.read(some_tokens(600, 1));
+  EXPECT_EQ(seen["cache_k_l0"],
+            (Budgets{{Method::kDense, 0}, {}, {Method::kRouted, 600}, {Method::kWindow, 100}}));
+  EXPECT_EQ(seen["cache_k_l1"], Budgets{});
+  const host::Stats& s = reader.host.stats();
+  EXPECT_EQ(s.profiled, 1);
+  EXPECT_EQ(s.unprofiled, 0);
+  reader.read({1});  // a decode step of tile routing is dense in every head
+  EXPECT_EQ(seen["cache_k_l0"], Budgets{});
+  EXPECT_EQ(s.profiled, 1);
+
+  Options strict = routed();
+  strict.plan.routing = Routing::kStrict;
+  reader.host.runner().set_options(strict);
+  for (const int n : {1, 40}) {
+    reader.read(some_tokens(n, 2));
+    EXPECT_EQ(seen["cache_k_l0"], Budgets{});
+    EXPECT_EQ(seen["cache_k_l1"], (Budgets{{}, {}, {Method::kDense, 0}, {}}));
+  }
+  EXPECT_EQ(s.profiled, 3);
+
+  // Budgets by head that the caller gave stay, and hyper has none.
+  strict.plan.heads.assign(4, {Method::kAuto, 300});
+  reader.host.runner().set_options(strict);
+  reader.read(some_tokens(40, 3));
+  EXPECT_EQ(seen["cache_k_l1"], strict.plan.heads);
+  Options hyper;
+  hyper.plan.method = Method::kHyper;
+  reader.host.runner().set_options(hyper);
+  reader.read(some_tokens(40, 3));
+  EXPECT_EQ(seen["cache_k_l0"], Budgets{});
+  EXPECT_EQ(s.profiled, 3);
+}
+
+TEST(LlamaHost, LeavesLayersThatAProfileDoesNotKnowAndSaysSo) {
+  Reader reader(tiny(), routed());
+  auto p = tiny_profile();
+  p->model.heads = 8;
+  reader.host.set_profile(p);
+  reader.read(some_tokens(600, 1));
+  EXPECT_EQ(reader.host.stats().profiled, 0);
+  EXPECT_EQ(reader.host.stats().unprofiled, kLayers);
+  EXPECT_EQ(reader.host.stats().unprofiled_why, "4 heads on 2 of 64");
+}
+
 TEST(LlamaHost, ShowsWhatEachLayerIsAskedFor) {
   Reader reader(tiny(), routed());
   std::vector<std::string> caches;
