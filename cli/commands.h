@@ -11,6 +11,7 @@ namespace prescore::cli {
 void add_ppl(CLI::App& app);
 void add_run(CLI::App& app);
 void add_info(CLI::App& app);
+void add_profile(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_experiments(CLI::App& app);
 

@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   cli::add_ppl(app);
   cli::add_run(app);
+  cli::add_profile(app);
   cli::add_info(app);
   cli::add_bench(app);
   cli::add_experiments(app);

@@ -12,6 +12,7 @@
 #include "errors.h"
 #include "files.h"
 #include "measure.h"
+#include "profile.h"
 #include "report.h"
 #include "session.h"
 #include "svg.h"
@@ -23,6 +24,7 @@ struct Ppl {
   ModelFlags model;
   MethodFlags method;
   ProtocolFlags protocol;
+  ProfileFlags profile;
   std::string text, json, svg, layers = "all";
   std::vector<std::string> methods = {"stock", "dense", "window", "routed"};
   std::int64_t ctx = 8192, chunks = 1, warmup = 256;
@@ -54,8 +56,13 @@ void Ppl::run() const {
   if (measured.from_end) tokens.erase(tokens.begin(), tokens.end() - need);
 
   const host::LayerSet replaced = host::parse_layers("--layers", layers, loaded.layers());
+  const bool sparse = std::any_of(methods.begin(), methods.end(), [](const std::string& m) {
+    return m != "stock" && m != "dense";
+  });
+  const auto heads = profile_for(profile, model, loaded, sparse ? ctx : 0);
   Session session(loaded, model, ctx, measured.batch(),
                   measured.outputs(method.options().plan.tile));
+  session.host().set_profile(heads);
   Report report;
   report.model = std::filesystem::path(model.model).filename().string();
   report.description = loaded.description();
@@ -70,7 +77,9 @@ void Ppl::run() const {
     report.scored_tokens = measurement.scored();
   }
   fmt::print("{}", to_text(report));
+  fmt::print("Head profile: {}.\n", profile_line(heads.get(), session.host().stats()));
   nlohmann::json document = to_json(report);
+  document["profile"] = heads == nullptr ? nlohmann::json() : nlohmann::json(heads->source);
   document["settings"] = {{"budget", method.budget},
                           {"window", method.window},
                           {"sinks", method.sinks},
@@ -128,6 +137,7 @@ void add_ppl(CLI::App& app) {
       ->capture_default_str();
   sub->add_option("--json", args->json, "Write the result as JSON");
   sub->add_option("--svg", args->svg, "Write the result as a picture");
+  args->profile.add_to(*sub);
   args->method.add_to(*sub);
   sub->callback([args] { args->run(); });
 }

@@ -10,6 +10,7 @@
 #include "common/names.h"
 #include "errors.h"
 #include "files.h"
+#include "profile.h"
 #include "progress.h"
 #include "session.h"
 
@@ -21,6 +22,7 @@ constexpr std::int64_t kMostBatch = 8192;
 struct Run {
   ModelFlags model;
   MethodFlags method;
+  ProfileFlags profile;
   std::string prompt_file, method_name = "auto";
   std::int64_t generate = 128;
   double temperature = 0;
@@ -66,10 +68,13 @@ void Run::run() const {
   std::vector<llama_token> tokens = loaded.tokenize(prompt);
   if (tokens.empty()) throw BadInput(fmt::format("{} is empty", prompt_file));
   const auto n = static_cast<std::int64_t>(tokens.size());
+  const auto heads =
+      stock ? nullptr : profile_for(profile, model, loaded, method_name == "dense" ? 0 : n);
   Session session(loaded, model, n + generate, std::min(n, kMostBatch), 1);
   host::LlamaHost& host = session.host();
   host.set_mode(stock ? host::LlamaHost::Mode::kOff : host::LlamaHost::Mode::kPrescore);
   host.runner().set_options(options);
+  host.set_profile(heads);
 
   double read_s = 0;
   {
@@ -106,6 +111,7 @@ void Run::run() const {
         static_cast<double>(c.visible) / static_cast<double>(std::max<std::int64_t>(1, c.queries)));
     fmt::print(stderr, "attention {}", by_method(reading));
     if (!reading.why.empty()) fmt::print(stderr, " ({})", reading.why);
+    fmt::print(stderr, "\nprofile   {}", profile_line(heads.get(), reading));
   }
   fmt::print(stderr, "\ngenerated {} tokens in {:.2f} s, {:.1f} tokens/s\n", made, made_s,
              made_s > 0 ? static_cast<double>(made) / made_s : 0.0);
@@ -125,6 +131,7 @@ void add_run(CLI::App& app) {
   sub->add_option("--temp", args->temperature, "Temperature; 0: the most likely token")
       ->capture_default_str();
   sub->add_option("--seed", args->seed, "Seed of the sampler")->capture_default_str();
+  args->profile.add_to(*sub);
   args->method.add_to(*sub);
   sub->callback([args] { args->run(); });
 }

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <string>
 
+#include "command.h"
 #include "flash_case.h"
 
 namespace prescore::test {
@@ -15,21 +16,9 @@ namespace {
 
 const std::string kPlugin = std::string(PRESCORE_BINARY_DIR) + "/libggml-prescore.so";
 const std::string kProgram = std::string(PRESCORE_LLAMA_PREFIX) + "/bin/llama-perplexity";
-const std::string kCommand = std::string(PRESCORE_BINARY_DIR) + "/prescore";
 const std::string kModel = PRESCORE_TEST_MODEL;
 
 bool sanitized() { return std::string(PRESCORE_SANITIZE) != ""; }
-
-/// Output of a shell command, both streams; the exit code in *status.
-std::string output_of(const std::string& command, int* status) {
-  std::string text;
-  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
-  std::array<char, 4096> part;
-  while (const std::size_t n = std::fread(part.data(), 1, part.size(), pipe))
-    text.append(part.data(), n);
-  *status = pclose(pipe);
-  return text;
-}
 
 /// The number that follows `before` in `text`; NaN where there is none.
 double number_after(const std::string& text, const std::string& before) {
