@@ -13,6 +13,7 @@
 #include <thread>
 #include <unordered_set>
 
+#include "common/mapped_models.h"
 #include "common/names.h"
 #include "common/op_runner.h"
 #include "ggml-backend.h"
@@ -33,10 +34,13 @@ struct Totals {
   Stats stats;                     // only counts, seconds, counters
   std::set<std::string> declined;  // reasons given to the scheduler
   std::set<const OpRunner*> live;  // of contexts that the host has not freed
+  std::string profile;             // of the last context that has one
   void add(const Stats& s) {
     stats.taken += s.taken;
     stats.seconds += s.seconds;
     stats.counters += s.counters;
+    stats.profiled += s.profiled;
+    stats.unprofiled += s.unprofiled;
     for (const auto& [method, count] : s.methods) stats.methods[method] += count;
   }
 };
@@ -70,6 +74,9 @@ void print_totals() {
       c.queries > 0 ? static_cast<double>(c.keys) / static_cast<double>(c.queries) : 0.0,
       c.queries > 0 ? static_cast<double>(c.visible) / static_cast<double>(c.queries) : 0.0);
   line += text;
+  if (!t.profile.empty())
+    line +=
+        "; profile: " + t.profile + ", used in " + std::to_string(t.stats.profiled) + " operations";
   std::string reasons;
   for (const std::string& reason : t.declined) reasons += (reasons.empty() ? "" : ", ") + reason;
   if (!reasons.empty()) line += "; left to the host: " + reasons;
@@ -108,6 +115,7 @@ class Context {
  private:
   bool attention(ggml_tensor* node) {
     if (executor_ == nullptr) executor_ = make_executor(threads_);
+    if (!profile_sought_) seek_profile(node);
     // Each operation arrives as a graph of its own. A layer that comes again opens an evaluation.
     if (!layers_.insert(node->src[1]->data).second) {
       layers_.clear();
@@ -122,7 +130,26 @@ class Context {
     return ok;
   }
 
+  /// At the first operation: only now is the model in memory, and its shape known.
+  void seek_profile(const ggml_tensor* node) {
+    profile_sought_ = true;
+    const PluginSettings& settings = globals().settings;
+    if (settings.profile_off) return;
+    std::string note;
+    try {
+      runner_.set_profile(profile_of_mapped(settings.profile, mapped_models(), node->src[0]->ne[2],
+                                            node->src[1]->ne[2], node->src[0]->ne[0], &note));
+    } catch (const std::exception& e) {
+      note = e.what();
+    }
+    if (!note.empty()) say("no head profile: " + note);
+    if (runner_.profile() == nullptr) return;
+    const std::lock_guard lock(totals().mutex);
+    totals().profile = describe(*runner_.profile());
+  }
+
   OpRunner runner_;
+  bool profile_sought_ = false;
   int threads_ = static_cast<int>(std::thread::hardware_concurrency());
   std::unique_ptr<Executor> executor_;
   std::unordered_set<const void*> layers_;

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "common/names.h"
+#include "common/profile_files.h"
 
 namespace prescore::host {
 namespace {
@@ -40,6 +41,10 @@ PluginSettings read_settings() {
     plan.routing = parse_routing("PRESCORE_ROUTING", text);
   read_count("PRESCORE_BUDGET", &plan.budget, 1);
   read_count("PRESCORE_WINDOW", &plan.window, 0);
+  if (const std::string text = profile_setting(); text == "none")
+    s.profile_off = true;
+  else if (!text.empty())
+    s.profile = std::make_shared<const HeadProfile>(read_profile(text));
   return s;
 }
 

@@ -6,10 +6,16 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <string>
 
 #include "command.h"
+#include "common/fingerprint.h"
+#include "common/mapped_models.h"
+#include "common/profile_files.h"
 #include "flash_case.h"
+#include "temporary.h"
+#include "tiny_model.h"
 
 namespace prescore::test {
 namespace {
@@ -146,6 +152,102 @@ TEST_F(PluginInPrograms, CanBeSwitchedOffAndRefusesBadSettingsInOneLine) {
   EXPECT_EQ(status, 0) << bad;
   EXPECT_NE(bad.find("prescore: not loaded: PRESCORE_BUDGET, got \"lots\""), std::string::npos)
       << bad;
+}
+
+/// A profile of the test model in which the heads of one layer are dense in prompts.
+host::HeadProfile one_dense_layer() {
+  host::HeadProfile p = host::plain_profile(host::identify(kModel));
+  p.prompt[7].assign(p.prompt[7].size(), host::Need::kDense);
+  return p;
+}
+
+TEST_F(PluginInPrograms, TakesTheProfileThatIsNamedOrTheMappedModels) {
+  const Temporary folder;
+  const std::string named = folder / "named.json", routed = "PRESCORE_METHOD=routed ";
+  host::write_profile(one_dense_layer(), named);
+  int status = 0;
+  const auto program = [&](const std::string& environment) {
+    std::string text =
+        perplexity("env -u PRESCORE_PROFILE " + routed + plugin_ + environment, 1024, &status);
+    EXPECT_EQ(status, 0) << text;
+    return text;
+  };
+  const auto used = [](const std::string& path) {
+    return "; profile: 9 of 270 heads dense; decoding: none of 270 heads differs, from " + path +
+           ", used in 1 operations";
+  };
+  const std::string cache = "PRESCORE_CACHE=" + folder.path() + " ";
+  std::string text = program(cache + "PRESCORE_PROFILE=" + named);
+  EXPECT_NE(text.find(used(named)), std::string::npos) << text;
+
+  host::HeadProfile foreign = one_dense_layer();
+  foreign.model.name = "another", foreign.model.fingerprint = "0123456789abcdef";
+  host::write_profile(foreign, named);
+  text = program(cache + "PRESCORE_PROFILE=" + named);
+  EXPECT_NE(text.find("prescore: no head profile: [profile] model of " + named + ", got another"),
+            std::string::npos)
+      << text;
+  EXPECT_EQ(text.find("; profile: "), std::string::npos) << text;
+
+  std::string cached;
+  {
+    const Variable here("PRESCORE_CACHE", folder.path());
+    cached = host::cached_profile_path(host::identify(kModel).fingerprint);
+  }
+  host::write_profile(one_dense_layer(), cached);
+  text = program(cache);
+  EXPECT_NE(text.find(used(cached)), std::string::npos) << text;
+  text = program(cache + "PRESCORE_PROFILE=none");
+  EXPECT_EQ(text.find("profile: "), std::string::npos) << text;
+
+  std::ofstream(named) << "{}";
+  text = program(cache + "PRESCORE_PROFILE=" + named);
+  EXPECT_NE(text.find("prescore: not loaded: [profile] schema of " + named), std::string::npos)
+      << text;
+}
+
+TEST(MappedModels, AreReadFromTheListOfMappings) {
+  const Temporary folder;
+  write_model({}, folder / "a model.gguf");
+  std::ofstream(folder / "no model") << "text";
+  std::istringstream maps("55d0-55d1 r--p 00000000 08:01 12 " + (folder / "no model") +
+                          "\n7f00-7f10 r--s 00000000 08:01 13    " + (folder / "a model.gguf") +
+                          "\n7f20-7f30 r--s 00010000 08:01 13    " + (folder / "a model.gguf") +
+                          "\n7f40-7f50 rw-p 00000000 00:00 0\n7f60-7f70 r-xp 00000000 08:01 14 " +
+                          (folder / "deleted.gguf") + " (deleted)\n[heap]\n");
+  EXPECT_EQ(host::mapped_ggufs(maps), (std::vector<std::string>{folder / "a model.gguf"}));
+
+  const auto count = [] { return host::mapped_models().size(); };
+  const std::size_t before = count();
+  const Llama mapped = load(folder / "a model.gguf");
+  EXPECT_EQ(count(), before + 1);
+}
+
+TEST(MappedModels, DecideWhichProfileIsTaken) {
+  const Temporary folder;
+  const Variable cache("PRESCORE_CACHE", folder.path());
+  const host::ModelIdentity a{"a", "llama", 2, 4, 2, 64, "aaaaaaaaaaaaaaaa"};
+  host::ModelIdentity b = a, draft = a;
+  b.fingerprint = "bbbbbbbbbbbbbbbb", draft.fingerprint = "dddddddddddddddd", draft.heads = 8;
+  const auto of_a = std::make_shared<const host::HeadProfile>(host::plain_profile(a));
+  const auto take = [](const auto& named, const std::vector<host::ModelIdentity>& models,
+                       std::string* note) {
+    note->clear();
+    return host::profile_of_mapped(named, models, 4, 2, 64, note);
+  };
+  std::string note;
+  const std::shared_ptr<const host::HeadProfile> none;
+  EXPECT_EQ(take(of_a, {}, &note), of_a);  // nothing is known
+  EXPECT_EQ(take(of_a, {draft}, &note), of_a);
+  EXPECT_EQ(take(of_a, {b, a}, &note), of_a);
+  EXPECT_EQ(note, "");
+  EXPECT_EQ(take(of_a, {b}, &note), nullptr);
+  EXPECT_NE(note, "");
+  host::write_profile(*of_a, host::cached_profile_path(a.fingerprint));
+  EXPECT_EQ(take(none, {}, &note), nullptr);
+  EXPECT_NE(take(none, {draft, a, a}, &note), nullptr);
+  EXPECT_EQ(take(none, {a, b}, &note), nullptr);  // whose operations these are is not known
+  EXPECT_EQ(note, "");
 }
 
 }  // namespace
