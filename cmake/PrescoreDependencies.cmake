@@ -71,13 +71,15 @@ if(PRESCORE_LLAMA)
     prescore_dependency(CLI11 2.1 CLI11::CLI11
       https://github.com/CLIUtils/CLI11/archive/v2.4.2.tar.gz
       f2d893a65c3b1324c50d4e682c0cdc021dd0477ae2c048544f39eed6654b699a)
-    prescore_dependency(nlohmann_json 3.10 nlohmann_json::nlohmann_json
-      https://github.com/nlohmann/json/releases/download/v3.11.3/json.tar.xz
-      d6c65aca6b1ed68e7a182f4757257b107ae403032760ed6ef121c9d55e81757d)
     prescore_dependency(fmt 8.1 fmt::fmt
       https://github.com/fmtlib/fmt/archive/refs/tags/9.1.0.tar.gz
       5dea48d1fcddc3ec571ce2058e13910a0d4a6bab4cc09a809d8b1dd1c88ae6f2)
   else()
     message(STATUS "prescore: llama.cpp not found (scripts/setup.sh builds it): no hosts, no command")
   endif()
+endif()
+if(llama_FOUND OR PRESCORE_FUZZ)
+  prescore_dependency(nlohmann_json 3.10 nlohmann_json::nlohmann_json
+    https://github.com/nlohmann/json/releases/download/v3.11.3/json.tar.xz
+    d6c65aca6b1ed68e7a182f4757257b107ae403032760ed6ef121c9d55e81757d)
 endif()

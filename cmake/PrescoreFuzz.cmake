@@ -22,3 +22,7 @@ foreach(source IN LISTS fuzz_sources)
                    -timeout=30 -print_final_stats=1 ${corpus})
   set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz)
 endforeach()
+# What the hosts read from files, without the hosts.
+target_sources(fuzz_profile PRIVATE ${PROJECT_SOURCE_DIR}/hosts/common/profile.cpp)
+target_include_directories(fuzz_profile PRIVATE ${PROJECT_SOURCE_DIR}/hosts)
+target_link_libraries(fuzz_profile PRIVATE nlohmann_json::nlohmann_json)
