@@ -11,6 +11,7 @@ text, soft-caps, biases, gradients, what the GPU backend lacks, ...) is left to 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -20,13 +21,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from . import _attention, _core, _hf_layers
+from . import _attention, _core, _hf_layers, _hf_profile, _profile
 from ._index import KeyIndex
 from ._sight import Row, is_plain, pieces, rows_of_last
 
-__all__ = ["Options", "Stats", "register", "stats"]
+__all__ = ["Options", "Stats", "profile", "register", "stats"]
 
 FEW_QUERIES = 32
+HEADED = ("auto", "window", "topk", "routed")  # methods that take budgets by head
 # Reasons to leave a call to transformers that need no warning: as asked, and dense either way.
 NOT_CHOSEN, FEW = "layers that were not chosen", "decode steps on a GPU"
 
@@ -42,6 +44,9 @@ class Options:
     standins: str = "auto"
     window: int = 128
     threads: int = 0
+    #: head profile (docs/profiles.md): a file or "none"; empty: found by the model's fingerprint, else
+    #: measured before its first long prompt
+    profile: str = ""
     count: bool = False  #: on a GPU: wait for each layer, so that `stats` knows what it read
     more: dict = field(default_factory=dict)  #: any other options of prescore.attention
 
@@ -121,7 +126,46 @@ def register(options: Options | None = None, **given: Any) -> Options:
     else:
         _options = Options.from_environment(**given)
     _hf_layers.register("prescore", _forward)
+    _hf_profile.forget()
     return _options
+
+
+def profile(model, tokenizer=None, out: str | os.PathLike | None = None, *, tokens: int = 512,
+            repeated: int | None = None, draws: int = 4, seed: int = 0, progress: bool = True,
+            duplicate: float = 0.25, induction: float = 0.3, most: float = 0.04) -> _profile.Profile:
+    """Measures which heads of a model need every key, and keeps it for later runs and hosts.
+
+    Args:
+        model: of transformers, with any attention that can be exchanged; changed while this runs only.
+        tokenizer: leaves special tokens out; None: those that the configuration names.
+        out: the file; None: in the cache folder, where every host finds it.
+        tokens, repeated, draws, seed: random tokens of a draw, how many of them come again (None: all).
+        progress: a line on stderr a draw.
+        duplicate, induction: shares of attention from which a head is dense; at most `most` of all are.
+
+    Returns: the profile. Raises Error for models that have none.
+    """
+    decoder = _hf_profile.decoder_of(model)
+    before = decoder.config._attn_implementation
+
+    def show(draw):
+        if progress:
+            print(f"\rprescore: draw {draw + 1} of {draws}", end="\n" * (draw + 1 == draws), file=sys.stderr)
+
+    _hf_layers.register("prescore", _forward)
+    _hf_layers.set_attention(decoder, "prescore")
+    try:
+        result = _hf_profile.measure(
+            decoder, tokenizer, tokens, tokens if repeated is None else repeated, draws, seed=seed,
+            on_draw=show, least_duplicate=duplicate, least_induction=induction, most=most)
+    finally:
+        _hf_layers.set_attention(decoder, before)
+    path = out or _profile.cached_path(result.model.fingerprint)
+    if path:
+        _profile.write(result, path)
+        result = replace(result, source=str(path))
+    _hf_profile.forget()
+    return result
 
 
 def stats(reset: bool = False) -> Stats:
@@ -138,6 +182,10 @@ def _forward(module, query, key, value, attention_mask=None, dropout=0.0, scalin
              is_causal=None, **kwargs):
     """The attention interface of transformers: [b, h, n, d] in, [b, n, h, d_v] out."""
     rows: list[Row] | None = None
+    if _hf_profile.watching():
+        _hf_profile.watch(module, query, key, scaling, kwargs.get("sliding_window"))
+        return _hf_layers.fallback(module, query, key, value, attention_mask, dropout=dropout,
+                                   scaling=scaling, is_causal=is_causal, **kwargs)
     reason = _why_not(module, query, key, value, dropout, is_causal, kwargs)
     if reason is None and attention_mask is not None:
         rows = rows_of_last(attention_mask, query.shape[0], query.shape[2], key.shape[2])
@@ -209,6 +257,10 @@ def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> tor
     q, k, v = (x if _readable(x) else x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
     counted = _options.count or not q.is_cuda
     arguments = _options.arguments(q.shape[2]) | {"scale": scale, "return_report": counted}
+    if arguments["method"] in HEADED and "heads" not in arguments:
+        decoding = q.shape[2] < FEW_QUERIES or _options.routing == "strict"
+        if heads := _hf_profile.heads(module, q, k, decoding, _options.profile):
+            arguments["heads"] = heads
     b, h, n, _ = q.shape
     out = q.new_empty((b, n, h, v.shape[3])).transpose(1, 2)  # as transformers wants it
     if rows is None:
@@ -226,7 +278,7 @@ def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> tor
             if keys <= 0:
                 part[3][:, :, begin:end] = 0
                 continue
-            how = arguments if causal else arguments | {"method": "dense", "is_causal": False}
+            how = arguments if causal else arguments | {"method": "dense", "is_causal": False, "heads": []}
             _call(part, slice(begin, end), slice(keys), **how)
     return out
 
