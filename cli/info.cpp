@@ -4,10 +4,12 @@
 
 #include <CLI/CLI.hpp>
 #include <Eigen/Core>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
 #include "common/isa.h"
+#include "common/profile_files.h"
 #include "ggml.h"
 #include "hwy/highway.h"
 #include "llama.h"
@@ -28,6 +30,18 @@ std::string levels() {
   return text;
 }
 
+/// "2 in FOLDER"
+std::string kept_profiles() {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::path(host::cached_profile_path("x")).parent_path();
+  if (folder.empty()) return "no cache folder (HOME is not set)";
+  std::error_code error;
+  std::size_t n = 0;
+  for (const fs::directory_entry& file : fs::directory_iterator(folder, error))
+    n += file.path().extension() == ".json";
+  return fmt::format("{} in {}", n, folder.string());
+}
+
 void info() {
   const std::string_view half = isa_name(Compute::kAuto, DType::kF16);  // throws on a bad level
   const std::string_view single = isa_name(Compute::kAuto, DType::kF32);
@@ -42,6 +56,7 @@ void info() {
          fmt::format("{}, sm_{}{}, {} multiprocessors, {:.0f} GiB", gpu.name, gpu.major, gpu.minor,
                      gpu.multiprocessors, static_cast<double>(gpu.memory) / (1 << 30)));
   if (found.empty()) show("GPU", "none that this build can use");
+  show("profiles", fmt::format("{} shipped, {}", host::shipped_profiles().size(), kept_profiles()));
   show("llama.cpp", fmt::format("ggml {} ({})", ggml_version(), ggml_commit()));
   show("", llama_print_system_info());
   show("oneTBB", TBB_runtime_version());
