@@ -178,6 +178,29 @@ TEST(LlamaHost, GivesHeadsTheBudgetsOfTheirLayer) {
   EXPECT_EQ(s.profiled, 3);
 }
 
+TEST(LlamaHost, DenseHeadsReadEverything) {
+  Options exact = routed();
+  exact.compute = Compute::kF32;
+  const auto tokens = some_tokens(1600, 1);
+  Reader whole(tiny(), dense()), ours(tiny(), exact), none(tiny(), exact);
+  auto p = tiny_profile();
+  p->prompt = {"dddd", "dddd"};
+  ours.host.set_profile(p);
+  EXPECT_LT(relative(ours.read(tokens), whole.read(tokens)), 1e-4);
+  const Counters& all = ours.host.stats().counters;
+  EXPECT_EQ(all.keys, all.visible);
+
+  // One head of eight: an eighth of the difference, and what its group reads beside it.
+  none.read(tokens);
+  Reader one(tiny(), exact);
+  p->prompt = {"...d", "...."};
+  one.host.set_profile(p);
+  one.read(tokens);
+  const Counters &with = one.host.stats().counters, &without = none.host.stats().counters;
+  const auto expected = static_cast<double>(all.visible - without.keys) / 8;
+  EXPECT_NEAR(static_cast<double>(with.keys - without.keys), expected, 0.1 * expected);
+}
+
 TEST(LlamaHost, LeavesLayersThatAProfileDoesNotKnowAndSaysSo) {
   Reader reader(tiny(), routed());
   auto p = tiny_profile();
