@@ -164,7 +164,11 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
   if (on_inputs_ && !few && sight.prefix)
     on_inputs_(root->name, query_view(q, s), keys, key_view(v, s, n), visibility, params.scale);
   const bool automatic = options.plan.method == Method::kAuto;
-  const bool profiled = apply_profile(options.plan, layer, query_view(q, s), keys);
+  const bool covered = apply_profile(options.plan, layer, query_view(q, s), keys);
+  const bool profiled = covered && !options.plan.heads.empty();
+  // Nobody has said which heads can do without most keys.
+  const bool unknown = automatic && !covered && options.plan.heads.empty();
+  if (unknown) options.plan.method = Method::kDense;
   if (on_plan_) on_plan_(root->name, options.plan);
   const Kept built = kept_of(k, s, keys, v->ne[0], options.plan);
   const Report report = attention(query_view(q, s), keys, key_view(v, s, n), visibility, built,
@@ -176,7 +180,8 @@ void OpRunner::compute_stream(ggml_tensor* dst, const FlashParams& params, std::
     stats_.profiled += profiled;
     if (!kept) ++stats_.methods[std::string(name_of(report.choice.method))];
   }
-  if (!kept && (automatic || options.plan.dense_until > 0)) stats_.why = report.choice.reason;
+  if (!kept && (automatic || options.plan.dense_until > 0))
+    stats_.why = unknown ? "dense: auto has no head profile of this model" : report.choice.reason;
   stats_.isa = report.isa;
   stats_.counters += report.counters;
   if (!kept) stats_.replaced += report.counters;
@@ -212,7 +217,7 @@ bool OpRunner::apply_profile(PlanOptions& plan, std::int64_t layer, const Tensor
                    std::to_string(q.shape[3]));
   const bool decoding = q.shape[2] < kMinTileQueries || plan.routing == Routing::kStrict;
   plan.heads = profile_->budgets(layer, decoding);
-  return !plan.heads.empty();
+  return true;
 }
 
 Kept OpRunner::kept_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v,

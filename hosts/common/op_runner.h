@@ -116,7 +116,7 @@ class OpRunner {
                             std::int64_t n_kv, Executor& executor);
   Kept kept_of(const ggml_tensor* k, std::int64_t s, const Tensor& keys, std::int64_t d_v,
                const PlanOptions& plan);
-  /// Puts the profile's budgets into the plan; true where it has some for this layer.
+  /// Puts the profile's budgets into the plan; true where it knows this layer.
   bool apply_profile(PlanOptions& plan, std::int64_t layer, const Tensor& q, const Tensor& k);
   TeamExecutor& team(int nth);
   void note_error(const std::string& text);

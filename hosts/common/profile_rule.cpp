@@ -91,13 +91,17 @@ void score_copying(const Tensor& q, const Tensor& k, float scale, std::int64_t f
   }
 }
 
-std::vector<CopyingHead> copying_heads(const HeadScores& scores, const RuleOptions& rule) {
-  if (!(rule.duplicate > 0) || !(rule.induction > 0) || !(rule.most >= 0 && rule.most <= 1))
+std::vector<CopyingHead> copying_heads(const HeadScores& scores, const RuleOptions& rule,
+                                       std::int64_t layers) {
+  const auto share = [](double x) { return x >= 0 && x <= 1; };
+  if (!(rule.duplicate > 0) || !(rule.induction > 0) || !share(rule.most) ||
+      !share(rule.prompt_layers))
     throw Error(
         "[profile] rule, got thresholds or a share out of range, want thresholds above 0 "
-        "and a share from 0 to 1");
+        "and shares from 0 to 1");
   std::vector<CopyingHead> found;
-  for (std::int64_t i = 0; i < scores.layers * scores.heads; ++i) {
+  const std::int64_t end = layers < 0 ? scores.layers : std::min(layers, scores.layers);
+  for (std::int64_t i = 0; i < end * scores.heads; ++i) {
     const CopyingHead head{i / scores.heads, i % scores.heads,
                            scores.duplicate[static_cast<std::size_t>(i)],
                            scores.induction[static_cast<std::size_t>(i)]};
@@ -117,19 +121,25 @@ HeadProfile profile_by_rule(const ModelIdentity& model, const HeadScores& scores
   if (scores.layers != model.layers || scores.heads != model.heads)
     throw Error("[profile] scores of heads, got those of another shape, want the model's");
   HeadProfile p = plain_profile(model);
-  for (const CopyingHead& head : copying_heads(scores, rule))
-    for (std::vector<std::string>* rows : {&p.prompt, &p.decode})
+  const auto first =
+      static_cast<std::int64_t>(std::ceil(rule.prompt_layers * static_cast<double>(scores.layers)));
+  for (std::vector<std::string>* rows : {&p.prompt, &p.decode}) {
+    if (rule.first_layer && !rows->empty() && !rows->front().empty())
+      rows->front().assign(rows->front().size(), Need::kMany);
+    for (const CopyingHead& head : copying_heads(scores, rule, rows == &p.prompt ? first : -1))
       (*rows)[static_cast<std::size_t>(head.layer)][static_cast<std::size_t>(head.head)] =
           Need::kDense;
+  }
   return p;
 }
 
 std::string describe(const RuleOptions& rule) {
-  char text[160];
+  char text[240];
   std::snprintf(text, sizeof text,
                 "duplicate-token score from %g or induction score from %g: dense, at most %g %% of "
-                "the heads",
-                rule.duplicate, rule.induction, 100 * rule.most);
+                "the heads, in prompts those of the first %g %% of the layers%s",
+                rule.duplicate, rule.induction, 100 * rule.most, 100 * rule.prompt_layers,
+                rule.first_layer ? "; the first layer: many keys" : "");
   return text;
 }
 

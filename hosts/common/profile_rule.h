@@ -31,10 +31,16 @@ struct HeadScores {
 void score_copying(const Tensor& q, const Tensor& k, float scale, std::int64_t first,
                    std::int64_t period, double* duplicate, double* induction);
 
+/// Measured on three models (docs/experiments/heads.md).
 struct RuleOptions {
   double duplicate = 0.25;  ///< heads with at least that much are dense
   double induction = 0.3;
   double most = 0.04;  ///< of all heads; the highest above their threshold first
+  /// Prompts need dense heads in the first part of the layers only: states made behind them are
+  /// read by few. Decoding needs them everywhere.
+  double prompt_layers = 0.6;
+  /// The heads of the first layer look at everything a little: they read many keys.
+  bool first_layer = true;
 };
 
 struct CopyingHead {
@@ -42,10 +48,12 @@ struct CopyingHead {
   double duplicate = 0, induction = 0;
 };
 
-/// The heads that the rule makes dense, the clearest first.
-std::vector<CopyingHead> copying_heads(const HeadScores&, const RuleOptions& = {});
+/// The heads of the first `layers` layers (-1: of all) that the rule makes dense, clearest first.
+std::vector<CopyingHead> copying_heads(const HeadScores&, const RuleOptions& = {},
+                                       std::int64_t layers = -1);
 
-/// A profile with these heads dense, in prompts and in decoding, and all others as the call says.
+/// A profile by the rule: copying heads dense, the first layer with many keys, all others as the
+/// call says.
 HeadProfile profile_by_rule(const ModelIdentity&, const HeadScores&, const RuleOptions& = {});
 
 /// The rule in words, for HeadProfile::how.

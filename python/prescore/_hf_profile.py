@@ -44,7 +44,8 @@ def forget() -> None:
 
 def heads(module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, decoding: bool,
           setting: str | None) -> list | None:
-    """`heads` of prescore.attention for a call of this layer; None: as the call says."""
+    """`heads` of prescore.attention for a call of this layer, [] where all are as the call says; None:
+    nobody knows."""
     if setting == "none":
         return None
     with _lock:
@@ -61,7 +62,7 @@ def heads(module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, decoding: b
     if (q.shape[1], k.shape[1], q.shape[3]) != (m.heads, m.kv_heads, m.head_dim):
         _say(f"no head profile for layers of {q.shape[1]} heads on {k.shape[1]} of {q.shape[3]}")
         return None
-    return of.profile.heads(of.layer, decoding)
+    return of.profile.heads(of.layer, decoding) or []
 
 
 def _seek(module: torch.nn.Module, setting: str | None) -> None:

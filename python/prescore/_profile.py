@@ -5,6 +5,7 @@ The same files, fingerprints, folders and rule as hosts/common/profile*.cpp and 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -238,14 +239,19 @@ def fingerprint(layers: int, heads: int, kv_heads: int, head_dim: int, width: in
 
 
 def by_rule(model: Identity, duplicate: np.ndarray, induction: np.ndarray, *, least_duplicate: float = 0.25,
-            least_induction: float = 0.3, most: float = 0.04, draws: str = "", by: str = "",
-            date: str = "") -> Profile:
-    """Dense are the heads with the highest scores above their threshold: hosts/common/profile_rule.cpp."""
+            least_induction: float = 0.3, most: float = 0.04, prompt_layers: float = 0.6, first_layer: bool = True,
+            draws: str = "", by: str = "", date: str = "") -> Profile:
+    """Dense are the heads with the highest scores above their threshold: hosts/common/profile_rule.h says more."""
     clear = np.maximum(duplicate / least_duplicate, induction / least_induction)
-    ranked = [i for i in np.argsort(-clear, axis=None, kind="stable") if clear.flat[i] >= 1]
-    dense = set(ranked[: int(most * clear.size)])
-    rows = tuple("".join("d" if layer * model.heads + h in dense else "." for h in range(model.heads))
-                 for layer in range(model.layers))
+
+    def rows(layers: int) -> tuple[str, ...]:
+        ranked = [i for i in np.argsort(-clear[:layers], axis=None, kind="stable") if clear.flat[i] >= 1]
+        dense = set(ranked[: int(most * clear.size)])
+        other = lambda layer: "m" if layer == 0 and first_layer else "."
+        return tuple("".join("d" if layer * model.heads + h in dense else other(layer) for h in range(model.heads))
+                     for layer in range(model.layers))
+
     how = (f"duplicate-token score from {least_duplicate:g} or induction score from {least_induction:g}: dense, "
-           f"at most {100 * most:g} % of the heads; {draws}")
-    return Profile(model, rows, rows, by=by, how=how, date=date)
+           f"at most {100 * most:g} % of the heads, in prompts those of the first {100 * prompt_layers:g} % of the "
+           f"layers{'; the first layer: many keys' if first_layer else ''}; {draws}")
+    return Profile(model, rows(math.ceil(prompt_layers * model.layers)), rows(model.layers), by=by, how=how, date=date)

@@ -31,6 +31,7 @@ FEW_QUERIES = 32
 HEADED = ("auto", "window", "topk", "routed")  # methods that take budgets by head
 # Reasons to leave a call to transformers that need no warning: as asked, and dense either way.
 NOT_CHOSEN, FEW = "layers that were not chosen", "decode steps on a GPU"
+UNKNOWN = "models without a head profile (method auto)"
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,9 @@ def _why_not(module, query, key, value, dropout, is_causal, kwargs) -> str | Non
         return NOT_CHOSEN
     if query.is_cuda and query.shape[2] < FEW_QUERIES and _options.routing != "strict":
         return FEW
+    if query.is_cuda and _options.method == "auto" and "heads" not in _options.more:
+        if _heads(module, query, key) is None:
+            return UNKNOWN
     if not causal:
         return "attention that is not causal"
     if kwargs.get("softcap") is not None:
@@ -258,9 +262,10 @@ def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> tor
     counted = _options.count or not q.is_cuda
     arguments = _options.arguments(q.shape[2]) | {"scale": scale, "return_report": counted}
     if arguments["method"] in HEADED and "heads" not in arguments:
-        decoding = q.shape[2] < FEW_QUERIES or _options.routing == "strict"
-        if heads := _hf_profile.heads(module, q, k, decoding, _options.profile):
+        if heads := _heads(module, q, k):
             arguments["heads"] = heads
+        elif heads is None and arguments["method"] == "auto":
+            arguments["method"] = "dense"  # nobody has said which heads can do without most keys
     b, h, n, _ = q.shape
     out = q.new_empty((b, n, h, v.shape[3])).transpose(1, 2)  # as transformers wants it
     if rows is None:
@@ -281,6 +286,11 @@ def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> tor
             how = arguments if causal else arguments | {"method": "dense", "is_causal": False, "heads": []}
             _call(part, slice(begin, end), slice(keys), **how)
     return out
+
+
+def _heads(module, q, k) -> list | None:
+    decoding = q.shape[2] < FEW_QUERIES or _options.routing == "strict"
+    return _hf_profile.heads(module, q, k, decoding, _options.profile)
 
 
 def _call(tensors, queries: slice, keys: slice, **arguments) -> None:

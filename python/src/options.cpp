@@ -112,8 +112,10 @@ void assign(std::vector<HeadBudget>& to, nb::handle value, const std::string& na
   if (!nb::isinstance<nb::list>(value) && !nb::isinstance<nb::tuple>(value))
     refuse(name, value, "a list with an entry a query head");
   to.clear();
-  for (const nb::handle head : nb::cast<nb::sequence>(value))
-    assign(to.emplace_back(), head, name + "[" + std::to_string(to.size() - 1) + "]");
+  for (const nb::handle head : nb::cast<nb::sequence>(value)) {
+    const std::string which = name + "[" + std::to_string(to.size()) + "]";
+    assign(to.emplace_back(), head, which);
+  }
 }
 
 // --- the names of each struct

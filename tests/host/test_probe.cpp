@@ -59,9 +59,17 @@ TEST(ProfileRule, MakesAProfile) {
   host::ModelIdentity m{"m", "llama", 10, 10, 5, 64, "0123456789abcdef"};
   const host::HeadProfile p = host::profile_by_rule(m, s);
   EXPECT_EQ(p.prompt[3], ".....d....");
-  EXPECT_EQ(p.prompt[9], "........d.");
-  EXPECT_EQ(p.prompt, p.decode);
-  EXPECT_EQ(host::describe(p), "2 of 100 heads dense");
+  EXPECT_EQ(p.decode[3], ".....d....");
+  EXPECT_EQ(p.prompt[9], "..........") << "prompts need copying heads of the first layers only";
+  EXPECT_EQ(p.decode[9], "........d.");
+  EXPECT_EQ(p.prompt[0], "mmmmmmmmmm");
+  EXPECT_EQ(p.decode[0], "mmmmmmmmmm");
+  host::RuleOptions rule;
+  rule.prompt_layers = 1, rule.first_layer = false;
+  const host::HeadProfile all = host::profile_by_rule(m, s, rule);
+  EXPECT_EQ(all.prompt, all.decode);
+  EXPECT_EQ(all.prompt[0], "..........");
+  EXPECT_EQ(all.prompt[9], "........d.");
   m.heads = 5;
   EXPECT_THROW(host::profile_by_rule(m, s), Error);
 }
@@ -189,7 +197,7 @@ TEST_F(Planted, TheCommandWritesAProfileThatHostsFind) {
   const std::string text = profile("--draws 2 -o " + out);
   EXPECT_NE(text.find("1 of 8 heads dense"), std::string::npos) << text;
   const host::HeadProfile p = host::read_profile(out);
-  EXPECT_EQ(p.prompt, (std::vector<std::string>{".d..", "...."}));
+  EXPECT_EQ(p.prompt, (std::vector<std::string>{"mdmm", "...."}));
   EXPECT_EQ(p.by, "prescore " + std::string(version()));
   EXPECT_EQ(p.date.size(), 10u);
   EXPECT_NE(p.how.find("2 draws of 200 random tokens given twice"), std::string::npos) << p.how;
@@ -213,17 +221,17 @@ TEST_F(Planted, ARunThatWasStoppedGoesOn) {
   const std::string journal = out + ".draws.jsonl";
   std::ofstream(journal) << settings << "\n" << draw << "\n" << torn;
   profile("--draws 1 -o " + out);
-  EXPECT_EQ(host::read_profile(out).prompt, (std::vector<std::string>{"....", "...d"}));
+  EXPECT_EQ(host::read_profile(out).prompt, (std::vector<std::string>{"mmmm", "...d"}));
 
   std::ofstream(journal) << settings << "\n" << draw << "\n" << torn;
   profile("--draws 2 --duplicate 0.15 -o " + out);  // the mean of that one and a real one
-  EXPECT_EQ(host::read_profile(out).prompt, (std::vector<std::string>{".d..", "...d"}));
+  EXPECT_EQ(host::read_profile(out).prompt, (std::vector<std::string>{"mdmm", "...d"}));
 
   std::ofstream(journal) << settings << "\n" << draw << "\n";
   const std::string text = profile("--draws 1 --seed 7 -o " + out, 2);
   EXPECT_NE(text.find("rows of other settings (seed)"), std::string::npos) << text;
   profile("--draws 1 --seed 7 --fresh -o " + out);
-  EXPECT_EQ(host::read_profile(out).prompt, (std::vector<std::string>{".d..", "...."}));
+  EXPECT_EQ(host::read_profile(out).prompt, (std::vector<std::string>{"mdmm", "...."}));
 }
 
 TEST_F(Planted, MistakesOfTheCommandAreOneSentence) {

@@ -116,7 +116,7 @@ def test_budgets_by_head(rng):
         want = prescore.attention(q, k, v, **like)
         np.testing.assert_allclose(o[:, head], want[:, head], atol=1e-5)
     plan = prescore.plan(q, k, method="routed", budget=700, heads=heads)
-    assert (plan.counts()[:, 1] == np.arange(1, 1501)).all()
+    assert (plan.keys_per_query()[:, 1] == np.arange(1, 1501)).all()
 
 
 def test_certificate(rng):

@@ -40,7 +40,7 @@ def call(*args, **kwargs):
     (dict(budget=2**80), ValueError, "64 bits"),
     (dict(is_causal=1), TypeError, "True or False"),
     (dict(heads="dense"), TypeError, "an entry a query head"),
-    (dict(heads=["dense", None], method="routed"), ValueError, "one a query head"),
+    (dict(heads=["dense", None, None], method="routed"), ValueError, "one a query head"),
     (dict(heads=[("window",)] * 2), TypeError, "heads[0], got ('window',), want (method, keys)"),
     (dict(heads=["hyper"] * 2, method="routed"), ValueError, "method of head 0"),
     (dict(hyper={"leafs": 1}), TypeError, "option of hyper"),

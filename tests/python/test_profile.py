@@ -112,7 +112,10 @@ def test_the_rule():
     duplicate, induction = np.full((10, 10), 0.02), np.full((10, 10), 0.01)
     duplicate[3, 5], duplicate[4, 0], induction[9, 8], induction[0, 1] = 0.97, 0.26, 0.99, 0.29
     p = _profile.by_rule(model, duplicate, induction)
-    assert [p.prompt[i] for i in (0, 3, 4, 9)] == ["." * 10, ".....d....", "d.........", "........d."]
+    assert [p.prompt[i] for i in (0, 3, 4, 9)] == ["m" * 10, ".....d....", "d.........", "." * 10]
+    assert [p.decode[i] for i in (0, 3, 4, 9)] == ["m" * 10, ".....d....", "d.........", "........d."]
+    plain = _profile.by_rule(model, duplicate, induction, prompt_layers=1, first_layer=False)
+    assert plain.prompt == plain.decode and plain.prompt[0] == "." * 10
     assert "".join(_profile.by_rule(model, duplicate, induction, most=0.01).prompt).index("d") == 35
     assert "d" not in "".join(_profile.by_rule(model, duplicate, induction, most=0).prompt)
 
@@ -247,7 +250,7 @@ def test_a_planted_head_is_found(head, cache, capsys):
     before = model.config._attn_implementation
     p = hf.profile(model, tokens=200, draws=2, most=1)
     assert model.config._attn_implementation == before
-    assert p.prompt == ("." * head + "d" + "." * (3 - head), "....") and p.prompt == p.decode
+    assert p.prompt == ("m" * head + "d" + "m" * (3 - head), "....") and p.prompt == p.decode
     assert p.source == str(cache / "profiles" / f"{p.model.fingerprint}.json")
     assert _profile.read(p.source) == p
     assert "2 draws of 200 random tokens given twice" in p.how
@@ -260,18 +263,15 @@ def test_the_first_long_prompt_measures_once(registered, asked, capsys):
     model, text = small_model(copying=1), ids(4400)
     model(ids(2000))
     assert asked == [None, None]
-    plain = small_model(copying=1)
-    hf.register(method="routed", budget=800, profile="none")
-    want = plain(text).logits
     hf.register(method="routed", budget=800)
     asked.clear()
     got = model(text).logits
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("prescore: measured which heads need every key: "), said
     assert _profile.cached_path(_hf_profile.identity(model).fingerprint).exists()
-    assert asked == [None, None]  # one head of eight is more than four percent
-    assert torch.equal(got, want)  # what was measured left no trace in the forward that it was part of
-    model(text)
+    assert asked == [[("routed", 8192)] * 4, None]  # one head of eight is more than four percent
+    # What was measured left no trace in the forward that it was part of: another that finds it is equal.
+    assert torch.equal(got, small_model(copying=1)(text).logits)
     assert not capsys.readouterr().err
 
 
