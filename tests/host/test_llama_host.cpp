@@ -212,6 +212,26 @@ TEST(LlamaHost, LeavesLayersThatAProfileDoesNotKnowAndSaysSo) {
   EXPECT_EQ(reader.host.stats().unprofiled_why, "4 heads on 2 of 64");
 }
 
+// Auto leaves nothing out of models that nobody has measured; routed does as it is told.
+TEST(LlamaHost, AutoWithoutAProfileIsDense) {
+  Options o = routed();
+  o.plan.method = Method::kAuto, o.plan.budget = 256;
+  o.plan.dense_until = 1;
+  for (const bool known : {false, true}) {
+    Reader reader(tiny(), o);
+    if (known) reader.host.set_profile(tiny_profile());
+    reader.read(some_tokens(2500, 3));
+    const host::Stats& s = reader.host.stats();
+    if (known) {
+      EXPECT_GT(s.profiled, 0);
+    } else {
+      EXPECT_EQ(s.methods.at("dense"), kLayers);
+      EXPECT_EQ(s.counters.keys, s.counters.visible);
+      EXPECT_EQ(s.why, "dense: auto has no head profile of this model");
+    }
+  }
+}
+
 TEST(LlamaHost, ShowsWhatEachLayerIsAskedFor) {
   Reader reader(tiny(), routed());
   std::vector<std::string> caches;
