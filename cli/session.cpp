@@ -207,7 +207,7 @@ double Session::read(std::span<const llama_token> tokens, std::int64_t from, std
 }
 
 Losses Session::score(std::span<const llama_token> tokens, std::int64_t from, std::int64_t to,
-                      std::int64_t piece, const OnProgress& progress) {
+                      std::int64_t piece, const OnProgress& progress, std::vector<double>* all) {
   Losses losses;
   const int n_vocab = model_.vocab_size();
   std::vector<double> each;
@@ -221,6 +221,7 @@ Losses Session::score(std::span<const llama_token> tokens, std::int64_t from, st
           loss(logits + i * n_vocab, n_vocab, tokens[static_cast<std::size_t>(at + i + 1)]);
     });
     for (const double x : each) losses.sum += x, losses.squares += x * x, ++losses.count;
+    if (all != nullptr) all->insert(all->end(), each.begin(), each.end());
     if (progress) progress(static_cast<double>(next - from) / static_cast<double>(to - from));
   }
   return losses;

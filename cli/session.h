@@ -70,9 +70,11 @@ class Session {
   /// seconds.
   double read(std::span<const llama_token> tokens, std::int64_t from, std::int64_t to,
               const OnProgress& progress = {});
-  /// Reads tokens[from, to) in batches of `piece` and scores what they predict of each other.
+  /// Reads tokens[from, to) in batches of `piece` and scores what they predict of each other; into
+  /// `all`, if not null, goes the loss of each prediction.
   Losses score(std::span<const llama_token> tokens, std::int64_t from, std::int64_t to,
-               std::int64_t piece, const OnProgress& progress = {});
+               std::int64_t piece, const OnProgress& progress = {},
+               std::vector<double>* all = nullptr);
   /// Reads tokens[from, to) and returns, for each, the most likely token to follow it.
   std::vector<llama_token> greedy(std::span<const llama_token> tokens, std::int64_t from,
                                   std::int64_t to);

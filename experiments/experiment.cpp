@@ -210,6 +210,7 @@ void add_experiments(CLI::App& app) {
   experiments::add_lm(*sub);
   experiments::add_retrieval(*sub);
   experiments::add_layer(*sub);
+  experiments::add_heads(*sub);
 }
 
 }  // namespace prescore::cli

@@ -87,5 +87,6 @@ void add_coverage(CLI::App& experiment);
 void add_lm(CLI::App& experiment);
 void add_retrieval(CLI::App& experiment);
 void add_layer(CLI::App& experiment);
+void add_heads(CLI::App& experiment);
 
 }  // namespace prescore::experiments

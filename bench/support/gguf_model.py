@@ -59,25 +59,33 @@ class GgufModel:
     def linear(self, x, name):
         return F.linear(x, self.weights[name + ".weight"], self.weights.get(name + ".bias"))
 
+    def qkv(self, layer, x, cos, sin):
+        """Queries, keys (rotated) and values of a layer, [heads, n, head_dim] each, of the states [n, width] before it."""
+        name, split = f"blk.{layer}.", lambda y: y.view(len(x), -1, self.head_dim).transpose(0, 1)
+        h = self.norm(x, self.weights[name + "attn_norm.weight"]).bfloat16()
+        q, k = (self.rotate(split(self.linear(h, name + part)), cos, sin).contiguous() for part in ("attn_q", "attn_k"))
+        return q, k, split(self.linear(h, name + "attn_v")).contiguous()
+
+    def after(self, layer, x, o):
+        """States after a layer whose attention gave o [heads, n, head_dim]; of x's type."""
+        name = f"blk.{layer}."
+        x = x + self.linear(o.transpose(0, 1).reshape(x.shape), name + "attn_output")
+        for part in x.split(16384):  # in place, to need less memory
+            h = self.norm(part, self.weights[name + "ffn_norm.weight"]).bfloat16()
+            part += self.linear(F.silu(self.linear(h, name + "ffn_gate")) * self.linear(h, name + "ffn_up"), name + "ffn_down")
+        return x
+
     @torch.no_grad()
     def hidden(self, ids, attend, yarn=1.0, cache=None):
         """Last hidden states [n, width]; attend(q, k, v) maps [1, heads, n, head_dim] tensors to that of q. With a cache
         the ids follow those that it holds, and join them."""
         n, x = len(ids), self.weights["token_embd.weight"][ids]
         cos, sin = self.rotation(n, yarn, cache.length if cache else 0)
-        split = lambda y: y.view(n, -1, self.head_dim).transpose(0, 1)
         for layer in range(self.layers):
-            name = f"blk.{layer}."
-            h = self.norm(x, self.weights[name + "attn_norm.weight"])
-            q, k = (self.rotate(split(self.linear(h, name + part)), cos, sin).contiguous() for part in ("attn_q", "attn_k"))
-            v = split(self.linear(h, name + "attn_v")).contiguous()
+            q, k, v = self.qkv(layer, x, cos, sin)
             if cache:
                 k, v = cache.join(layer, k, v)
-            o = attend(q[None], k[None], v[None])[0]
-            x = x + self.linear(o.transpose(0, 1).reshape(n, self.width), name + "attn_output")
-            for part in x.split(16384):  # in place, to need less memory
-                h = self.norm(part, self.weights[name + "ffn_norm.weight"])
-                part += self.linear(F.silu(self.linear(h, name + "ffn_gate")) * self.linear(h, name + "ffn_up"), name + "ffn_down")
+            x = self.after(layer, x, attend(q[None], k[None], v[None])[0])
         if cache:
             cache.length += n
         return self.norm(x, self.weights["output_norm.weight"])

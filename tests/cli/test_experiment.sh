@@ -77,12 +77,28 @@ if [ -e "$model" ]; then
   expect "and a whole picture" 'grep -q "</svg>" "$work/c/coverage.svg" && ! grep -q nan "$work/c/coverage.svg"'
   coverage
   expect "its rows are kept" '[ $? = 0 ] && ! grep -q "the last in" "$work/err"'
+  heads() {
+    "$program" experiment heads --quick -m "$model" -f "$work/long.txt" --head 0.0,7.7 --out "$work/h" "$@" \
+      >"$work/out" 2>"$work/err"
+  }
+  heads
+  expect "heads succeeds" '[ $? = 0 ]'
+  expect "with both heads, alone and left out" '[ $(grep -c -E "^\| (0.0|7.7) .*\(.*\(.*\(.*\(" "$work/out") = 2 ]'
+  expect "and all predictors" '[ $(grep -c -E "^\| (duplicate|induction|missing|output).* of 1 \|$" "$work/out") = 6 ]'
+  expect "its picture is whole" 'grep -q "</svg>" "$work/h/heads.svg" && ! grep -q nan "$work/h/heads.svg"'
+  cp "$work/out" "$work/first"
+  heads
+  expect "its rows are kept too" '[ $? = 0 ] && ! grep -q "the last in" "$work/err" && cmp -s "$work/out" "$work/first"'
+  heads --method dense
+  expect "a method without budgets by head is refused" '[ $? = 2 ] && grep -q "window, topk, routed" "$work/err"'
+  heads --head 30.0
+  expect "and a layer that is not there" '[ $? = 2 ] && grep -q "head, got" "$work/err"'
   "$program" experiment lm --quick -m "$model" -f text="$work/long.txt" --ctx 512 --budget 128 --out "$work/q" \
     >"$work/out" 2>"$work/err"
   expect "lm --quick succeeds" '[ $? = 0 ]'
   expect "each row has a window of as many keys" '[ $(grep -c "^| text" "$work/out") -ge 7 ] && ! grep -q "| - *|" "$work/out"'
 else
-  echo "no model at $model: lm and coverage are not tested"
+  echo "no model at $model: lm, coverage and heads are not tested"
 fi
 "$program" experiment nothing >"$work/out" 2>"$work/err"
 expect "an unknown experiment is refused" '[ $? = 2 ]'
