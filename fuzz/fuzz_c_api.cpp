@@ -1,4 +1,5 @@
 // Any arguments to the C ABI: a status and a sentence, never a crash, and outputs only where asked.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -147,6 +148,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   options.sample_weights = static_cast<std::int32_t>(in.number(0, 1));
   if (in.chance(8)) options.least_score = in.take<float>(), options.share = in.take<float>();
   options.adaptive = in.chance(4) ? .5f : 0;
+  std::vector<prescore_head_budget> heads;
+  if (in.chance(2)) {
+    const std::int64_t count = in.chance(16) ? in.number(0, 9) : std::max<std::int64_t>(0, h_q);
+    for (std::int64_t i = 0; i < std::min<std::int64_t>(count, 64); ++i)
+      heads.push_back({static_cast<std::int32_t>(in.number(0, 4)), in.number(0, 120)});
+    options.heads = heads.data(), options.head_count = static_cast<std::int64_t>(heads.size());
+  }
+  if (in.chance(2)) options.certify_samples = in.number(0, 6), options.certify_seed = options.seed;
+  if (in.chance(8)) options.min_recall = in.take<float>();
   if (in.chance(32)) options.struct_size = static_cast<std::size_t>(in.between(0, 300));
 
   std::vector<std::int32_t> positions;
@@ -161,6 +171,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   prescore_report report;
   prescore_report_init(&report, sizeof report);
+  prescore_head_certificate certificates[8];
+  if (in.chance(2)) report.heads = certificates, report.head_count = in.between(0, 8);
   prescore_index* index = nullptr;
   if (in.chance(2)) check(prescore_index_create(&shape, &index));
   for (int round = 0; round < 2; ++round) {

@@ -6,8 +6,8 @@
 #include <set>
 
 #include "plan/planners.h"
-#include "support/cases.h"
 #include "support/allocation.h"
+#include "support/cases.h"
 
 namespace prescore::test {
 namespace {
@@ -204,6 +204,25 @@ TEST_P(Heads, WorkspaceBoundsThem) {
     EXPECT_LE(peak.bytes(), bound) << n_q << " queries";
     EXPECT_LE(bound, 8 * peak.bytes() + (1 << 24)) << n_q << " queries";
   }
+}
+
+// Budgets that say what the call says change no bit, of no method.
+TEST(HeadBudgets, AsTheCallChangeNoBit) {
+  for (const Method m : {Method::kWindow, Method::kRouted, Method::kTopK})
+    for (const bool together : {true, false}) {
+      Data plain(grouped(2, 3, 130, 700)), same(plain.shape);
+      Options o;
+      o.plan = small_plan(m, 200), o.index = small_index();
+      o.plan.score = Score::kKeyNorm, o.score.segment = 64, o.plan.heads_together = together;
+      const auto executor = make_serial_executor();
+      attention(plain.q.view(), plain.k.view(), plain.v.view(), plain.state(), o, *executor);
+      o.plan.heads.assign(6, kAsCall);
+      const Report report =
+          attention(same.q.view(), same.k.view(), same.v.view(), same.state(), o, *executor);
+      EXPECT_TRUE(plain.o.same_bits(same.o)) << to_string(m);
+      EXPECT_TRUE(plain.lse.same_bits(same.lse)) << to_string(m);
+      EXPECT_NE(report.choice.reason.find("0 of 6 heads"), std::string::npos);
+    }
 }
 
 TEST(HeadErrors, AreOneSentence) {

@@ -1,7 +1,7 @@
 """prescore as the attention of transformers models: 4.48 and later, 5.x.
 
     import prescore.hf
-    prescore.hf.register(method="auto", budget=1280)
+    prescore.hf.register()
     model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="prescore")
 
 Prompts are read by the method; decode steps (fewer than 32 queries) densely (on a GPU by transformers'
@@ -39,7 +39,7 @@ class Options:
     """How layers attend. Environment variables PRESCORE_METHOD, ... set what `register` is not told."""
 
     method: str = "auto"
-    budget: int = 1280  #: most keys that a query reads
+    budget: int = 0  #: most keys that a query reads; 0: 1,280 on a CPU, 2,048 on a GPU
     layers: str = "all"  #: all, first:N, last:N, even or odd; the others are left to SDPA
     routing: str = "tile"  #: strict: every query chooses for itself, decode steps too
     standins: str = "auto"
@@ -77,11 +77,12 @@ class Options:
         more = {k: v for k, v in given.items() if k not in names and k != "more"}
         return {k: v for k, v in given.items() if k in names}, given.get("more", {}) | more
 
-    def arguments(self, n_q: int) -> dict[str, Any]:
+    def arguments(self, n_q: int, cuda: bool) -> dict[str, Any]:
         """Of prescore.attention for a call of n_q queries."""
+        budget = self.budget or (2048 if cuda else 1280)
         few = n_q < FEW_QUERIES and self.routing != "strict"
         return self.more | dict(
-            method="dense" if few else self.method, budget=self.budget, window=self.window,
+            method="dense" if few else self.method, budget=budget, window=self.window,
             routing=self.routing, standins=self.standins, threads=self.threads)
 
 
@@ -260,7 +261,7 @@ def _leave(reason: str) -> None:
 def _attend(module, q, k, v, rows: list[Row] | None, scale: float | None) -> torch.Tensor:
     q, k, v = (x if _readable(x) else x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
     counted = _options.count or not q.is_cuda
-    arguments = _options.arguments(q.shape[2]) | {"scale": scale, "return_report": counted}
+    arguments = _options.arguments(q.shape[2], q.is_cuda) | {"scale": scale, "return_report": counted}
     if arguments["method"] in HEADED and "heads" not in arguments:
         if heads := _heads(module, q, k):
             arguments["heads"] = heads
