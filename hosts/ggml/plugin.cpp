@@ -35,6 +35,7 @@ struct Totals {
   std::set<std::string> declined;  // reasons given to the scheduler
   std::set<const OpRunner*> live;  // of contexts that the host has not freed
   std::string profile;             // of the last context that has one
+  bool hinted = false;             // that there is none: said once
   void add(const Stats& s) {
     stats.taken += s.taken;
     stats.seconds += s.seconds;
@@ -143,9 +144,14 @@ class Context {
       note = e.what();
     }
     if (!note.empty()) say("no head profile: " + note);
-    if (runner_.profile() == nullptr) return;
     const std::lock_guard lock(totals().mutex);
-    totals().profile = describe(*runner_.profile());
+    if (runner_.profile() != nullptr) {
+      totals().profile = describe(*runner_.profile());
+    } else if (settings.options.plan.method == Method::kAuto && !totals().hinted) {
+      totals().hinted = true;
+      say("no head profile of this model, so that all is read densely; `prescore profile -m "
+          "MODEL.gguf` measures one");
+    }
   }
 
   OpRunner runner_;
