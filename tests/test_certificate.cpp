@@ -126,6 +126,8 @@ TEST(Certificate, SaysWhatRoutingMisses) {
   EXPECT_TRUE(again.heads[3].redone);
   EXPECT_FALSE(again.heads[0].redone);
   EXPECT_NE(again.choice.reason.find("1 heads below min_recall"), std::string::npos);
+  EXPECT_EQ(again.counters.keys, again.counters.visible) << "all are dense now";
+  EXPECT_EQ(again.counters.standins, 0);
   expect_near_dense(redone);
 }
 

@@ -225,6 +225,30 @@ TEST(HeadBudgets, AsTheCallChangeNoBit) {
     }
 }
 
+// Tiles of single queries, heads that choose apart, certificates: what lives beside the runners.
+TEST(HeadMemory, WorkspaceBoundsTilesAndCertificates) {
+  if (!PeakMemory::works()) GTEST_SKIP() << "a sanitizer owns the allocator";
+  for (const Method method : {Method::kWindow, Method::kRouted})
+    for (const bool strict : {true, false})
+      for (const bool own : {true, false})
+        for (const std::int64_t samples : {0, 1000}) {
+          Case c;
+          c.h_q = c.h_kv = 8, c.n_q = c.n_kv = 2048, c.d = c.d_v = 64;
+          Data data(c);
+          Options o;
+          o.plan.method = method, o.plan.budget = 900, o.plan.heads_together = false;
+          o.plan.routing = strict ? Routing::kStrict : Routing::kTile;
+          if (own) o.plan.heads.assign(8, {}), o.plan.heads[1] = kAllKeys;
+          o.certify.samples = samples, o.certify.min_recall = samples > 0 ? 1 : 0;
+          const auto executor = make_serial_executor();
+          const std::int64_t bound =
+              workspace_bytes(data.q.view(), data.k.view(), data.v.view(), o, 1);
+          const PeakMemory peak;
+          attention(data.q.view(), data.k.view(), data.v.view(), data.state(), o, *executor);
+          EXPECT_LE(peak.bytes(), bound) << to_string(method) << strict << own << samples;
+        }
+}
+
 TEST(HeadErrors, AreOneSentence) {
   Data data(grouped(2, 3, 64, 256));
   Options o;
@@ -247,6 +271,9 @@ TEST(HeadErrors, AreOneSentence) {
   std::vector<HeadBudget> bad = six;
   bad[2].keys = -1;
   EXPECT_NE(text(bad, Method::kRouted).find("keys of head 2"), std::string::npos);
+  EXPECT_NE(text(std::vector<HeadBudget>(3), Method::kAuto).find("one a query head"),
+            std::string::npos)
+      << "below the crossover too";
   bad[2] = {Method::kHyper, 0};
   EXPECT_NE(text(bad, Method::kRouted).find("method of head 2"), std::string::npos);
 }

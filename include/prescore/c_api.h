@@ -224,7 +224,8 @@ typedef struct prescore_head_certificate {
   int32_t redone;      /* 1: computed again densely */
 } prescore_head_certificate;
 
-/* What happened in a call. Set struct_size (or use prescore_report_init) before it. */
+/* What happened in a call. Before it: prescore_report_init, or zeros and struct_size; `heads` and
+ * `head_count` are read. */
 typedef struct prescore_report {
   size_t struct_size;
   int32_t method;                            /* the one taken: what auto chose */

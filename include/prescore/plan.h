@@ -75,9 +75,9 @@ class Planner {
   /// in tiles of make_tiles, later parts have the tiles of part_tiles, with lanes.
   virtual std::int64_t parts() const noexcept { return 1; }
   virtual std::vector<Tile> part_tiles(std::int64_t) const { return {}; }
-  /// All tiles of a planner that cuts the queries itself, those that take longest first; they point
-  /// into it. Empty: make_tiles cuts them.
-  virtual std::vector<Tile> own_tiles() const { return {}; }
+  /// All tiles of a planner that cuts the queries itself, those that take longest first. Empty:
+  /// make_tiles cuts them.
+  virtual std::span<const Tile> own_tiles() const { return {}; }
 };
 
 /// Everything a planner may look at. The views must outlive it.

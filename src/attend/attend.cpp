@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <span>
 
 #include "attend/certificate.h"
 #include "attend/tile_runner.h"
@@ -79,7 +80,7 @@ struct Worker {
 // Runs `task(tile number, worker number, worker)` over all tiles, part by part, and adds up the
 // counters.
 template <typename Task>
-Counters run_tiles(const AttendInputs& in, const State& out, const std::vector<Tile>& tiles,
+Counters run_tiles(const AttendInputs& in, const State& out, std::span<const Tile> tiles,
                    Executor& executor, const Task& task) {
   const auto begin = Clock::now();
   check_parts(tiles.empty() ? 1 : tiles.back().part + 1, out);
@@ -118,19 +119,20 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
                 Executor& executor, Certificate* certificate) {
   check_attend_inputs(in, out);
   const std::int64_t b = in.q.shape[0], h = in.q.shape[1], h_kv = in.k.shape[1];
-  std::vector<Tile> tiles = planner.own_tiles();  // those that see most first
-  const bool cut = !tiles.empty();
+  const bool cut = !planner.own_tiles().empty();
+  std::vector<Tile> made;  // those that see most first
   const std::int64_t n_q = in.visibility.n_q, dense_queries = cut ? 0 : planner.dense_queries();
   if (!cut && dense_queries < n_q)
-    tiles = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries, n_q);
-  const std::size_t planned = tiles.size();
+    made = make_tiles(in.visibility, b, h, h_kv, planner, dense_queries, n_q);
+  const std::size_t planned = cut ? planner.own_tiles().size() : made.size();
   std::unique_ptr<Planner> dense;
   if (dense_queries > 0) {
     dense = make_dense_planner({in.q, in.k, in.visibility, in.scale}, {});
     const std::vector<Tile> more = make_tiles(in.visibility, b, h, h_kv, *dense, 0, dense_queries);
-    tiles.insert(tiles.end(), more.begin(), more.end());
+    made.insert(made.end(), more.begin(), more.end());
   }
-  append_later_parts(planner, tiles);
+  append_later_parts(planner, made);
+  const std::span<const Tile> tiles = cut ? planner.own_tiles() : made;
   return run_tiles(in, out, tiles, executor, [&](std::size_t i, int w, Worker& worker) {
     const Tile& tile = tiles[i];
     const bool own = i < planned || tile.part > 0;
@@ -146,7 +148,10 @@ Counters attend(const AttendInputs& in, const Planner& planner, const State& out
       certificate->measure(tile, worker.plan, worker.runner);
       worker.counters.certify_s += seconds(Clock::now() - t2);
     }
-    TileRunner::count(in.visibility, tile, worker.plan, worker.counters);
+    Counters read;
+    TileRunner::count(in.visibility, tile, worker.plan, read);
+    if (certificate != nullptr) certificate->note(tile, read);
+    worker.counters += read;
   });
 }
 
@@ -164,7 +169,7 @@ Counters attend(const AttendInputs& in, const Plan& plan, const State& out, Exec
 
 Plan make_plan(const AttendInputs& in, const Planner& planner, Executor& executor) {
   Plan plan;
-  plan.tiles = planner.own_tiles();
+  plan.tiles.assign(planner.own_tiles().begin(), planner.own_tiles().end());
   if (plan.tiles.empty())
     plan.tiles = make_tiles(in.visibility, in.q.shape[0], in.q.shape[1], in.k.shape[1], planner, 0,
                             in.visibility.n_q);

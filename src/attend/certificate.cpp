@@ -23,6 +23,7 @@ class DenseHeads final : public Planner {
   DenseHeads(const AttendInputs& in, std::span<const std::int32_t> heads) : in_(in) {
     const std::int64_t size = tile();
     const auto cuts = cut_queries(in.visibility, size, 0, in.visibility.n_q);
+    tiles_.reserve((cuts.size() - 1) * heads.size() * static_cast<std::size_t>(in.q.shape[0]));
     for (const std::int32_t h : heads)
       each_tile(cuts, size, in.q.shape[0], 1,
                 [&](std::int64_t b, std::int64_t, std::int64_t from, std::int64_t to) {
@@ -34,7 +35,7 @@ class DenseHeads final : public Planner {
     if (end > 0) out.ranges.push_back({0, end});
   }
   std::int64_t tile() const noexcept override { return dense_tile_size(1); }
-  std::vector<Tile> own_tiles() const override { return tiles_; }
+  std::span<const Tile> own_tiles() const override { return tiles_; }
 
  private:
   const AttendInputs& in_;
@@ -53,6 +54,7 @@ void check_certify_options(const CertifyOptions& o) {
 }
 
 std::vector<std::int32_t> draw_queries(std::int64_t n, const CertifyOptions& o) {
+  if (n <= 0) return {};
   const std::int64_t pairs =
       std::clamp<std::int64_t>(n / 2, 1, std::max<std::int64_t>(1, o.samples));
   std::mt19937_64 random(o.seed);
@@ -69,7 +71,15 @@ std::vector<std::int32_t> draw_queries(std::int64_t n, const CertifyOptions& o) 
 
 Certificate::Certificate(const AttendInputs& in, const State& out, const CertifyOptions& o)
     : in_(in), out_(out), query_(draw_queries(in.visibility.n_q, o)),
+      keys_(static_cast<std::size_t>(in.q.shape[1])), standins_(keys_.size()),
       sample_(static_cast<std::size_t>(in.q.shape[0] * in.q.shape[1]) * query_.size()) {}
+
+void Certificate::note(const Tile& tile, const Counters& of_tile) {
+  for (std::int64_t h = 0; h < tile.heads; ++h) {
+    const auto head = static_cast<std::size_t>(tile.head_at(h));
+    keys_[head] += of_tile.keys / tile.heads, standins_[head] += of_tile.standins / tile.heads;
+  }
+}
 
 std::pair<std::size_t, std::size_t> Certificate::inside(const Tile& tile) const {
   const auto at = [&](std::int64_t query) {
@@ -124,7 +134,7 @@ void Certificate::measure(const Tile& tile, const TilePlan& plan, TileRunner& ru
 
 std::vector<HeadCertificate> Certificate::heads() const {
   return summarise(in_.q.shape[0], in_.q.shape[1], static_cast<std::int64_t>(query_.size()),
-                   [this](std::size_t i) { return sample_[i]; });
+                   in_.visibility.n_q == 1, [this](std::size_t i) { return sample_[i]; });
 }
 
 std::string redone_reason(const std::vector<HeadCertificate>& heads) {
@@ -135,6 +145,7 @@ std::string redone_reason(const std::vector<HeadCertificate>& heads) {
 
 // Pairs are the units: queries next to each other read the same.
 std::vector<HeadCertificate> summarise(std::int64_t b, std::int64_t h, std::int64_t queries,
+                                       bool single,
                                        const std::function<SampledQuery(std::size_t)>& found) {
   std::vector<HeadCertificate> all(static_cast<std::size_t>(h));
   for (std::int64_t head = 0; head < h; ++head) {
@@ -147,7 +158,7 @@ std::vector<HeadCertificate> summarise(std::int64_t b, std::int64_t h, std::int6
         if (!x.measured || !y.measured) continue;
         const double mean = (x.mass + y.mass) / 2;
         sum += mean, squares += mean * mean, units += 1;
-        c.queries += 2;
+        c.queries += single ? 1 : 2;
         c.output_error = std::max({c.output_error, x.error, y.error});
       }
     if (units == 0) continue;

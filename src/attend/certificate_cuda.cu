@@ -43,8 +43,9 @@ __global__ void prepare_kernel(const Problem p, const Certificate c) {
 // exact, whole <- the ranges of a row together; a block a row.
 template <typename T>
 __global__ void join_kernel(const Problem p, const Certificate c) {
-  const int row_at = static_cast<int>(blockIdx.x);
-  const std::int64_t bh = blockIdx.y, from = bh * c.splits * c.rows + row_at;
+  const int row_at = static_cast<int>(blockIdx.x) % c.rows;
+  const std::int64_t bh = blockIdx.x / static_cast<unsigned>(c.rows),
+                     from = bh * c.splits * c.rows + row_at;
   float top = -INFINITY, sum = 0;
   for (int s = 0; s < c.splits; ++s) top = fmaxf(top, c.lse[from + s * c.rows]);
   for (int s = 0; s < c.splits; ++s)
@@ -166,6 +167,8 @@ Certificate draw_certificate(const Problem& p, const Options& o) {
     fail("attention", "a certificate of hyper", "one", "another method, or no samples");
   check(o.certify.samples <= Certificate::kMostRows / 2, "attention",
         "samples of the certificate with device cuda", o.certify.samples, "at most 32");
+  check(p.sequences <= 65535, "attention", "batch entries of a certificate with device cuda",
+        p.sequences, "at most 65535");
   if (p.n_q == 0) return c;
   const std::vector<std::int32_t> drawn = draw_queries(p.n_q, o.certify);
   std::copy(drawn.begin(), drawn.end(), c.query);
@@ -214,8 +217,8 @@ void attend_samples(const Problem& p, const Certificate& c, cudaStream_t stream)
   plan.tile = c.tile, plan.reads = c.reads, plan.table = c.table;
   plan.tiles = p.sequences * c.splits, plan.lists = p.h_kv, plan.units = p.h_q;
   attend<T>(own, plan, {}, stream);
-  join_kernel<T><<<dim3(static_cast<unsigned>(c.rows), static_cast<unsigned>(p.sequences * p.h_q)),
-                   64, 0, stream>>>(p, c);
+  join_kernel<T><<<static_cast<unsigned>(c.rows) * static_cast<unsigned>(p.sequences * p.h_q), 64,
+                   0, stream>>>(p, c);
   check_launch("attention", "join_kernel");
 }
 
@@ -250,11 +253,12 @@ std::vector<HeadCertificate> fetch_certificate(const Problem& p, const Certifica
                "reading the certificate");
   };
   fetch(mass.data(), c.mass, n * 4), fetch(error.data(), c.error, n * 4);
-  fetch(redone.data(), c.redone, redone.size());
+  if (c.min_recall > 0) fetch(redone.data(), c.redone, redone.size());  // else nobody wrote it
   check_cuda(cudaStreamSynchronize(stream), "attention", "the certificate");
-  std::vector<HeadCertificate> heads = summarise(p.sequences, p.h_q, c.rows, [&](std::size_t i) {
-    return SampledQuery{double{mass[i]}, double{error[i]}, true};
-  });
+  std::vector<HeadCertificate> heads =
+      summarise(p.sequences, p.h_q, c.rows, p.n_q == 1, [&](std::size_t i) {
+        return SampledQuery{double{mass[i]}, double{error[i]}, true};
+      });
   for (std::size_t h = 0; h < heads.size(); ++h) heads[h].redone = redone[h] != 0;
   return heads;
 }

@@ -58,6 +58,10 @@ void attend_certified(const AttendInputs& in, const Planner& planner, const Stat
     }
   if (again.empty()) return;
   const Counters more = attend_densely(in, again, out, executor);
+  for (const std::int32_t h : again) {  // what they read before is no part of the result
+    report.counters.keys -= certificate.keys(static_cast<std::size_t>(h));
+    report.counters.standins -= certificate.standins(static_cast<std::size_t>(h));
+  }
   report.counters.keys += more.keys, report.counters.attend_s += more.attend_s;
   report.choice.reason += redone_reason(report.heads);
 }
@@ -100,6 +104,7 @@ Prepared prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   } else {
     call.choice = {plan.method, asked_reason(visibility, plan), 0};
   }
+  if (!plan.heads.empty()) (void)resolve_heads(plan, q.shape[1], k.shape[1]);  // one a head?
   // What `auto` reads densely it reads so in every head.
   if (call.choice.method == Method::kDense && plan.method != Method::kDense) plan.heads.clear();
   plan.method = call.choice.method;

@@ -54,7 +54,8 @@ __global__ void count_reads(const Problem p, const PlanView plan, unsigned long 
              rows = heads * static_cast<unsigned long long>(tile.rows);
   atomicAdd(to, rows), atomicAdd(to + 1, heads * visible);
   atomicAdd(to + 2, (heads - redone) * keys + redone * visible);
-  atomicAdd(to + 3, rows * static_cast<unsigned long long>(r.nodes));
+  atomicAdd(to + 3, (heads - redone) * static_cast<unsigned long long>(tile.rows) *
+                        static_cast<unsigned long long>(r.nodes));
 }
 
 // Times of stages by events, where wanted; each mark ends a stage.

@@ -250,7 +250,10 @@ void check_report(const prescore_report* report) {
 void fill(const Report& from, prescore_report* report) {
   if (report == nullptr) return;
   prescore_report c{};
-  std::memcpy(static_cast<void*>(&c), report, report->struct_size);  // the caller's array
+  prescore_report given{};
+  std::memcpy(static_cast<void*>(&given), report, report->struct_size);
+  c.struct_size = report->struct_size;
+  c.heads = given.heads, c.head_count = given.head_count;  // the caller's array, where it has one
   for (std::int64_t i = 0; c.heads != nullptr && i < c.head_count; ++i) {
     if (i >= static_cast<std::int64_t>(from.heads.size())) break;
     const HeadCertificate& h = from.heads[static_cast<std::size_t>(i)];

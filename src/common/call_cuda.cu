@@ -369,7 +369,7 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
   if (call.certificate.min_recall > 0) {
     if (together < tiles)
       fail("attention", "min_recall with device cuda", std::to_string(tiles) + " tiles",
-           "at most " + std::to_string(together) + ", whose plans exist at a time");
+           "at most " + std::to_string(2 * kWave) + ", whose plans exist at a time");
     plan.redone = call.certificate.redone;
   }
   plan.reads = arena.take<Reads>(together * most_lists);
@@ -378,6 +378,8 @@ void lay_out(const Options& o, Arena& arena, Call& call) {
 
 Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o) {
   check_call(q, k, v, o);
+  check(q.shape[1] <= 65535, "attention", "query heads with device cuda", q.shape[1],
+        "at most 65535");
   Call call;
   set_problem(q, k, v, o, call);
   call.choice = choose(q, k, o);

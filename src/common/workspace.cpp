@@ -59,7 +59,8 @@ class Sizes {
     const std::int64_t tile = method == Method::kDense                    ? 16
                               : options_.plan.routing == Routing::kStrict ? 1
                                                                           : options_.plan.tile;
-    return (q_.shape[2] / tile + 2) * (q_.shape[0] * q_.shape[1] * 32 + 16);
+    const auto bytes = static_cast<std::int64_t>(sizeof(Tile));
+    return (q_.shape[2] / tile + 2) * (q_.shape[0] * q_.shape[1] * bytes + 16);
   }
 
   // What a tile of a class of heads is computed with; `together`: heads of a tile, at most.
@@ -87,6 +88,20 @@ class Sizes {
         4;
     return candidates * (2 * 40 + round_up(d_, 32) * width) + scores +
            options_.index.segment * (d_ + 64) * 8;
+  }
+
+  // Found of sampled queries, and a worker's rows of those in a tile; heads that are done again.
+  void certificate(std::int64_t& shared, std::int64_t& worker) const {
+    const CertifyOptions& o = options_.certify;
+    if (o.samples == 0) return;
+    const std::int64_t queries = std::min(2 * o.samples, q_.shape[2] + 1);
+    shared += queries * (q_.shape[0] * q_.shape[1] * 24 + 4) + q_.shape[1] * 80;
+    const std::int64_t lanes =
+        std::min(queries, std::max<std::int64_t>(256, options_.plan.tile)) * group_;
+    worker += lanes * (8 * d_v_ + 64) + 16 * std::min(options_.plan.budget, n_) + 64 * 1024;
+    if (o.min_recall <= 0) return;
+    shared += tiles(Method::kDense);
+    worker += runner(Method::kDense, 0, 1);
   }
 
   // One class of heads: shared memory, and a worker's.
@@ -122,6 +137,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   check_plan_options(options.plan);
   if (options.device == Device::kCuda) return cuda::workspace_bytes(q, k, v, options);
   PlanOptions plan = options.plan;
+  if (!plan.heads.empty()) (void)resolve_heads(plan, q.shape[1], k.shape[1]);  // one a head?
   if (plan.method == Method::kAuto) {
     plan.method = choose_method(q.shape[2], k.shape[2], q.shape[1] / k.shape[1],
                                 tile::kernels(options.compute, k.dtype).bf16, options.plan)
@@ -139,8 +155,10 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
       seen.push_back(b);
       sizes.add(b.method, b.keys, b.alone, shared, worker);
     }
-    if (plan.dense_until > 0) sizes.add(Method::kDense, 0, false, shared, worker);
+    if (plan.dense_until > 0 || options.plan.method == Method::kAuto)
+      sizes.add(Method::kDense, 0, false, shared, worker);
   }
+  sizes.certificate(shared, worker);
   return shared + std::max(1, threads) * worker;
 }
 

@@ -83,7 +83,7 @@ class MixedPlanner final : public Planner {
     classes_[static_cast<std::size_t>(tile.tag)].planner->plan(tile, worker, out);
   }
   std::int64_t tile() const noexcept override { return classes_.back().planner->tile(); }
-  std::vector<Tile> own_tiles() const override { return tiles_; }
+  std::span<const Tile> own_tiles() const override { return tiles_; }
 
  private:
   struct Class {
@@ -98,33 +98,44 @@ class MixedPlanner final : public Planner {
   }
 
   void cut(std::int64_t dense_until) {
-    const std::int64_t n = visibility_.n_q;
-    for (std::size_t i = 0; i < classes_.size(); ++i) {
-      const Class& c = classes_[i];
-      const std::int64_t size = c.planner->tile();
-      const std::int64_t exact =
-          i == 0 ? 0 : queries_within(visibility_, dense_until / size * size);
-      for (std::size_t kv = 0; kv < c.heads.size(); ++kv) {
-        const auto count = static_cast<std::int64_t>(c.heads[kv].size());
-        if (count == 0) continue;
-        const std::int32_t* list = c.heads[kv].data();
-        if (exact < n) add(i, list, count, i == 0 ? dense_tile_size(count) : size, exact, n);
-        if (exact > 0) add(0, list, count, dense_tile_size(count), 0, exact);
-      }
+    std::int64_t tiles = 0;
+    for (const bool count : {true, false}) {  // growing would take three times the memory
+      if (!count) tiles_.reserve(static_cast<std::size_t>(tiles));
+      for (std::size_t i = 0; i < classes_.size(); ++i)
+        cut(i, dense_until, count ? &tiles : nullptr);
+    }
+  }
+
+  // The tiles of a class, or only their number.
+  void cut(std::size_t i, std::int64_t dense_until, std::int64_t* number) {
+    const Class& c = classes_[i];
+    const std::int64_t n = visibility_.n_q, size = c.planner->tile();
+    const std::int64_t exact = i == 0 ? 0 : queries_within(visibility_, dense_until / size * size);
+    for (const std::vector<std::int32_t>& heads : c.heads) {
+      if (heads.empty()) continue;
+      const std::int64_t dense = dense_tile_size(static_cast<std::int64_t>(heads.size()));
+      if (exact < n) add(i, heads, i == 0 ? dense : size, exact, n, number);
+      if (exact > 0) add(0, heads, dense, 0, exact, number);
     }
   }
 
   // Tiles of some heads of one key head, of class i.
-  void add(std::size_t i, const std::int32_t* list, std::int64_t count, std::int64_t size,
-           std::int64_t first, std::int64_t last) {
+  void add(std::size_t i, const std::vector<std::int32_t>& heads, std::int64_t size,
+           std::int64_t first, std::int64_t last, std::int64_t* number) {
+    const auto count = static_cast<std::int64_t>(heads.size());
     const std::int64_t step = classes_[i].budget.alone ? 1 : count;
     const std::vector<std::int64_t> cuts = cut_queries(visibility_, size, first, last);
+    if (number != nullptr) {
+      *number += (static_cast<std::int64_t>(cuts.size()) - 1) * batches_ * (count / step);
+      return;
+    }
     each_tile(cuts, size, batches_, 1,
               [&](std::int64_t b, std::int64_t, std::int64_t from, std::int64_t to) {
                 for (std::int64_t h = 0; h < count; h += step) {
-                  Tile& tile = tiles_.emplace_back(Tile{b, list[h], from, to});
+                  const std::int32_t* list = heads.data() + h;
+                  Tile& tile = tiles_.emplace_back(Tile{b, *list, from, to});
                   tile.tag = static_cast<std::int64_t>(i);
-                  tile.heads = step, tile.head_list = list + h;
+                  tile.heads = step, tile.head_list = list;
                 }
               });
   }

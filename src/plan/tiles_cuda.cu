@@ -50,7 +50,7 @@ struct ListsArgument {
   static constexpr int kLists = 64, kHeads = 256;
   int first_list, lists, first_unit, units;
   ListInfo list[kLists];
-  std::int16_t head_of[kHeads], list_of[kHeads];
+  std::uint16_t head_of[kHeads], list_of[kHeads];
 };
 __global__ void put_lists(const __grid_constant__ ListsArgument a, ListInfo* list,
                           std::int32_t* head_of, std::int32_t* list_of) {
@@ -96,8 +96,8 @@ void put_lists(const ListTable& table, const std::vector<ListInfo>& lists,
       a.list[a.lists++] = lists[list];
     for (a.units = 0; unit < head_of.size() && a.units < ListsArgument::kHeads; ++unit) {
       while (static_cast<int>(unit) >= lists[of].unit + lists[of].heads) ++of;
-      a.head_of[a.units] = static_cast<std::int16_t>(head_of[unit]);
-      a.list_of[a.units++] = static_cast<std::int16_t>(of);
+      a.head_of[a.units] = static_cast<std::uint16_t>(head_of[unit]);
+      a.list_of[a.units++] = static_cast<std::uint16_t>(of);
     }
     put_lists<<<1, 64, 0, stream>>>(a, const_cast<ListInfo*>(table.list),
                                     const_cast<std::int32_t*>(table.head_of),

@@ -83,10 +83,8 @@ struct Reads {
 };
 Reads reads_of(const TilePlan&, std::int64_t end);
 
-/// Every query over what the plan gives it. With `shared_by_group` the plan of a group's first head
-/// serves the whole group. `index` is needed where the plan has nodes.
-void for_each_row(const Problem&, const Plan&, const KeyIndex* index,
-                  const VisitRow&);
+/// Every query over what the plan gives it. `index` is needed where the plan has nodes.
+void for_each_row(const Problem&, const Plan&, const KeyIndex* index, const VisitRow&);
 Result attend(const Problem&, const Plan&, const KeyIndex* index);
 
 /// Combination of two results over disjoint keys.

@@ -60,13 +60,20 @@ TEST_P(CudaCertificate, ChangesNoBit) {
   Data plain(gpu_case(2, 4, 2, 700, 4000, 64, 64)), with(plain.shape);
   cluster_keys(plain, 5), cluster_keys(with, 5);
   DeviceCase(plain).run(certified(Method::kRouted, 1000, 0));
-  const Report report = DeviceCase(with).run(certified(Method::kRouted, 1000, 32));
+  // In memory that is not zero.
+  Options o = certified(Method::kRouted, 1000, 32);
+  const DeviceArray<char> memory(std::size_t{1} << 28);
+  ok(cudaMemset(memory.data(), 0xff, std::size_t{1} << 28));
+  o.cuda.workspace = memory.data(), o.cuda.workspace_bytes = std::int64_t{1} << 28;
+  const Report report = DeviceCase(with).run(o);
+  EXPECT_EQ(report.choice.reason.find("min_recall"), std::string::npos);
   EXPECT_TRUE(plain.o.same_bits(with.o));
   EXPECT_TRUE(plain.lse.same_bits(with.lse));
   for (const HeadCertificate& h : report.heads) {
     EXPECT_EQ(h.queries, 2 * 64);
     EXPECT_GT(h.mass, 0);
     EXPECT_LE(h.mass, 1);
+    EXPECT_FALSE(h.redone);
   }
 }
 
