@@ -240,6 +240,7 @@ typedef struct prescore_report {
   /* The caller's array of head_count entries for the certificate, or null. */
   prescore_head_certificate* heads;
   int64_t head_count;
+  double certify_s; /* seconds of the certificate, summed over workers */
 } prescore_report;
 
 typedef struct prescore_index prescore_index; /* opaque */

@@ -34,7 +34,7 @@ nb::dict to_dict(const Report& report) {
   d["queries"] = c.queries, d["visible"] = c.visible, d["keys"] = c.keys;
   d["standins"] = c.standins, d["products"] = c.products;
   d["index_s"] = c.index_s, d["plan_s"] = c.plan_s;
-  d["attend_s"] = c.attend_s, d["total_s"] = c.total_s;
+  d["attend_s"] = c.attend_s, d["certify_s"] = c.certify_s, d["total_s"] = c.total_s;
   if (report.heads.empty()) return d;
   nb::list heads;
   for (const HeadCertificate& h : report.heads) {

@@ -264,7 +264,7 @@ void fill(const Report& from, prescore_report* report) {
   c.keys = from.counters.keys, c.standins = from.counters.standins;
   c.products = from.counters.products, c.index_s = from.counters.index_s;
   c.plan_s = from.counters.plan_s, c.attend_s = from.counters.attend_s;
-  c.total_s = from.counters.total_s;
+  c.total_s = from.counters.total_s, c.certify_s = from.counters.certify_s;
   copy_text(from.isa, c.isa, sizeof c.isa);
   copy_text(from.choice.reason, c.reason, sizeof c.reason);
   std::memcpy(report, &c, c.struct_size);
