@@ -6,18 +6,8 @@
 namespace prescore::test {
 namespace {
 
-class CudaCertificate : public testing::TestWithParam<const char*> {
- protected:
-  void SetUp() override {
-    if (!have_gpu()) GTEST_SKIP() << "no GPU";
-    kernels_.emplace(GetParam());
-  }
-
- private:
-  std::optional<UseKernels> kernels_;
-};
-INSTANTIATE_TEST_SUITE_P(, CudaCertificate, testing::Values("TUNED", "GENERIC"),
-                         [](const auto& i) { return std::string(i.param); });
+class CudaCertificate : public EachKernel {};
+PRESCORE_WITH_EACH_KERNEL(CudaCertificate);
 
 Options certified(Method m, std::int64_t budget, std::int64_t samples) {
   Options o = method(m, budget);
