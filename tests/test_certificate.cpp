@@ -138,8 +138,11 @@ TEST(Certificate, MistakesAreOneSentence) {
   EXPECT_THROW(run(data, o), Error);
   o.certify = {0, .5f, 0};
   EXPECT_THROW(run(data, o), Error);
-  o.certify = {-1, 0, 0};
-  EXPECT_THROW(run(data, o), Error);
+  for (const std::int64_t samples : {std::int64_t{-1}, std::int64_t{1} << 62}) {
+    o.certify = {samples, 0, 0};
+    EXPECT_THROW(run(data, o), Error);
+    EXPECT_THROW(workspace_bytes(data.q.view(), data.k.view(), data.v.view(), o, 1), Error);
+  }
   o.certify = {4, 0, 0};
   o.plan.method = Method::kHyper;
   EXPECT_THROW(run(data, o), Error);

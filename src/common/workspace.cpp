@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "attend/certificate.h"
 #include "attend/tile_runner.h"
 #include "common/cuda.h"
 #include "common/isa.h"
@@ -135,6 +136,7 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
                              const Options& options, int threads) {
   check_qkv(q, k, v);
   check_plan_options(options.plan);
+  check_certify_options(options.certify);
   if (options.device == Device::kCuda) return cuda::workspace_bytes(q, k, v, options);
   PlanOptions plan = options.plan;
   if (!plan.heads.empty()) (void)resolve_heads(plan, q.shape[1], k.shape[1]);  // one a head?
