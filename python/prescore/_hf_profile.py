@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any, Callable
 from weakref import WeakKeyDictionary, ref
 
@@ -217,14 +219,17 @@ def _multiplies(model: torch.nn.Module, path: str) -> np.ndarray:
 
 
 def measure(decoder: PreTrainedModel, tokenizer: Any, period: int, repeated: int, draws: int, *,
-            seed: int = 0, on_draw: Callable[[int], None] = lambda draw: None, **rule: float) -> Profile:
+            seed: int = 0, on_draw: Callable[[int], None] = lambda draw: None, journal: Path | None = None,
+            **rule: float) -> Profile:
     """By the attention of every head on random tokens that come again. Attention has to be "prescore".
+    `journal`: a file that keeps finished draws while this runs, so that a run that was stopped goes on.
 
     Raises Error; whatever the model's forward raises.
     """
     model = identity(decoder)
-    duplicate, induction = np.zeros((2, model.layers, model.heads))
-    for draw in range(draws):
+    settings = dict(fingerprint=model.fingerprint, tokens=period, repeated=repeated, seed=seed)
+    done = _finished(journal, settings, (model.layers, model.heads))[:draws]
+    for draw in range(len(done), draws):
         ids, first = _text(decoder.config.get_text_config(), tokenizer, period, repeated, seed + draw)
         _watch.scores = scores = {"first": first, "period": period}
         try:
@@ -236,14 +241,29 @@ def measure(decoder: PreTrainedModel, tokenizer: Any, period: int, repeated: int
         seen = [i for i in scores if isinstance(i, int) and 0 <= i < model.layers]
         if not seen:
             raise _core.Error('[profile] model, got no attention that can be seen, want attn_implementation="prescore"')
+        found = np.zeros((2, model.layers, model.heads))
         for i in seen:
-            duplicate[i] += scores[i][0] / draws
-            induction[i] += scores[i][1] / draws
+            found[:, i] = scores[i]
+        done.append(found)
+        if journal:
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            journal.write_text(json.dumps(settings | {"draws": [x.tolist() for x in done]}))
         on_draw(draw)
+    duplicate, induction = np.mean(done, axis=0)
     again = "given twice" if repeated == period else f"then the first {repeated} of them again"
     text = f"{draws} draw{'s' * (draws > 1)} of {period} random tokens{' ' if repeated == period else ', '}{again}"
     return _profile.by_rule(model, duplicate, induction, draws=text, by=f"prescore {_core.__version__}",
                             date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(), **rule)
+
+
+def _finished(journal: Path | None, settings: dict[str, Any], shape: tuple[int, int]) -> list[np.ndarray]:
+    """Draws of a run with the same settings that was stopped; none where the file is of another, or torn."""
+    try:
+        kept = json.loads(journal.read_text()) if journal else {}
+        draws = [np.array(x, dtype=float) for x in kept.pop("draws")]
+        return draws if kept == settings and all(x.shape == (2, *shape) for x in draws) else []
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
 
 
 def _text(config: Any, tokenizer: Any, period: int, repeated: int, seed: int) -> tuple[list[int], int]:

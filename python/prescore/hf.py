@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -135,7 +136,8 @@ def register(options: Options | None = None, **given: Any) -> Options:
 def profile(model, tokenizer=None, out: str | os.PathLike | None = None, *, tokens: int = 512,
             repeated: int | None = None, draws: int = 4, seed: int = 0, progress: bool = True,
             duplicate: float = 0.25, induction: float = 0.3, most: float = 0.04) -> _profile.Profile:
-    """Measures which heads of a model need every key, and keeps it for later runs and hosts.
+    """Measures which heads of a model need every key, and keeps it for later runs and hosts. A run that was
+    stopped goes on with its next draw.
 
     Args:
         model: of transformers, with any attention that can be exchanged; changed while this runs only.
@@ -149,6 +151,8 @@ def profile(model, tokenizer=None, out: str | os.PathLike | None = None, *, toke
     """
     decoder = _hf_profile.decoder_of(model)
     before = decoder.config._attn_implementation
+    path = out or _profile.cached_path(_hf_profile.identity(decoder).fingerprint)
+    journal = Path(f"{path}.draws.json") if path else None
 
     def show(draw):
         if progress:
@@ -159,12 +163,12 @@ def profile(model, tokenizer=None, out: str | os.PathLike | None = None, *, toke
     try:
         result = _hf_profile.measure(
             decoder, tokenizer, tokens, tokens if repeated is None else repeated, draws, seed=seed,
-            on_draw=show, least_duplicate=duplicate, least_induction=induction, most=most)
+            on_draw=show, journal=journal, least_duplicate=duplicate, least_induction=induction, most=most)
     finally:
         _hf_layers.set_attention(decoder, before)
-    path = out or _profile.cached_path(result.model.fingerprint)
     if path:
         _profile.write(result, path)
+        journal.unlink(missing_ok=True)
         result = replace(result, source=str(path))
     _hf_profile.forget()
     return result

@@ -259,6 +259,28 @@ def test_a_planted_head_is_found(head, cache, capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_run_that_was_stopped_goes_on(registered, cache, monkeypatch):
+    model, out = small_model(copying=1), cache / "o.json"
+    want = hf.profile(model, tokens=200, draws=3, most=1, progress=False, out=out)
+    measured, text = [], _hf_profile._text
+
+    def stopping(config, tokenizer, period, repeated, seed):
+        measured.append(seed)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return text(config, tokenizer, period, repeated, seed)
+
+    monkeypatch.setattr(_hf_profile, "_text", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        hf.profile(model, tokens=200, draws=3, most=1, progress=False, out=out)
+    assert hf.profile(model, tokens=200, draws=3, most=1, progress=False, out=out) == want
+    assert measured == [0, 1, 2, 2]  # the two that were finished are not measured again
+    assert not (cache / "o.json.draws.json").exists()
+    for torn in ("", "{", '{"draws": 3}', '{"draws": [[1]]}'):
+        (cache / "o.json.draws.json").write_text(torn)
+        assert hf.profile(model, tokens=200, draws=3, most=1, progress=False, out=out) == want
+
+
 def test_the_first_long_prompt_measures_once(registered, asked, capsys):
     model, text = small_model(copying=1), ids(4400)
     model(ids(2000))
