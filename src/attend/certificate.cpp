@@ -20,7 +20,8 @@ bool reads_all(const TilePlan& plan, std::int64_t end) {
 // Every query of some heads, which read everything.
 class DenseHeads final : public Planner {
  public:
-  DenseHeads(const AttendInputs& in, std::span<const std::int32_t> heads) : in_(in) {
+  DenseHeads(const AttendInputs& in, std::span<const std::int32_t> heads)
+      : dense_(make_dense_planner({in.q, in.k, in.visibility, in.scale}, {})) {
     const std::int64_t size = tile();
     const auto cuts = cut_queries(in.visibility, size, 0, in.visibility.n_q);
     tiles_.reserve((cuts.size() - 1) * heads.size() * static_cast<std::size_t>(in.q.shape[0]));
@@ -30,15 +31,14 @@ class DenseHeads final : public Planner {
                   tiles_.push_back({b, h, from, to});
                 });
   }
-  void plan(const Tile& tile, int, TilePlan& out) const override {
-    const std::int64_t end = in_.visibility.end(tile.last - 1);
-    if (end > 0) out.ranges.push_back({0, end});
+  void plan(const Tile& tile, int worker, TilePlan& out) const override {
+    dense_->plan(tile, worker, out);
   }
   std::int64_t tile() const noexcept override { return dense_tile_size(1); }
   std::span<const Tile> own_tiles() const override { return tiles_; }
 
  private:
-  const AttendInputs& in_;
+  std::unique_ptr<Planner> dense_;
   std::vector<Tile> tiles_;
 };
 

@@ -186,9 +186,7 @@ void lay_out_certificate(const Problem& p, Arena& arena, Certificate& c) {
   c.end = arena.take<std::int32_t>(c.splits * c.rows);
   c.tile = arena.take<TileInfo>(p.sequences * c.splits);
   c.reads = arena.take<Reads>(p.sequences * c.splits * p.h_kv);
-  c.table.list = arena.take<ListInfo>(p.h_kv);
-  c.table.head_of = arena.take<std::int32_t>(p.h_q);
-  c.table.list_of = arena.take<std::int32_t>(p.h_q);
+  c.table = take_table(arena, p.h_kv, p.h_q);
   c.exact = arena.take<float>(heads * c.rows * p.d_v), c.whole = arena.take<float>(heads * c.rows);
   c.mass = arena.take<float>(heads * c.rows), c.error = arena.take<float>(heads * c.rows);
   c.redone = arena.take<std::uint8_t>(p.h_q);

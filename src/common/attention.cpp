@@ -104,10 +104,7 @@ Prepared prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Visibi
   } else {
     call.choice = {plan.method, asked_reason(visibility, plan), 0};
   }
-  if (!plan.heads.empty()) (void)resolve_heads(plan, q.shape[1], k.shape[1]);  // one a head?
-  // What `auto` reads densely it reads so in every head.
-  if (call.choice.method == Method::kDense && plan.method != Method::kDense) plan.heads.clear();
-  plan.method = call.choice.method;
+  settle(plan, call.choice.method, q.shape[1], k.shape[1]);
   plan.dense_until = std::max(plan.dense_until, call.choice.crossover);
   if (!plan.heads.empty()) {
     if (visibility.mask != nullptr)

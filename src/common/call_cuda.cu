@@ -152,10 +152,8 @@ void set_problem(const Tensor& q, const Tensor& k, const Tensor& v, const Option
 // first.
 void make_classes(const Options& o, Call& call) {
   const Problem& p = call.problem;
-  const Method method = call.choice.method;
   PlanOptions plan = o.plan;
-  plan.method = method;
-  if (method == Method::kDense && o.plan.method == Method::kAuto) plan.heads.clear();
+  settle(plan, call.choice.method, p.h_q, p.h_kv);
   if (plan.heads.empty()) plan.heads.resize(static_cast<std::size_t>(p.h_q));
   const ResolvedBudgets heads = resolve_heads(plan, p.h_q, p.h_kv);
   ResolvedBudgets kinds = heads;
@@ -290,10 +288,6 @@ void lay_out_buckets(const Options& o, Arena& arena, Call& call) {
   plan.weight = arena.take<float>(listed);
 }
 
-}  // namespace
-
-namespace {
-
 // One size for all heads: the smallest that a class wants.
 int tile_of(const Options& o, const Call& call) {
   const bool causal = call.problem.causal;
@@ -306,14 +300,6 @@ int tile_of(const Options& o, const Call& call) {
                                                       : tile_size(plan, c.rule.sinks, causal));
   }
   return static_cast<int>(tile);
-}
-
-ListTable take_table(Arena& arena, int lists, int heads) {
-  ListTable table;
-  table.list = arena.take<ListInfo>(lists);
-  table.head_of = arena.take<std::int32_t>(heads);
-  table.list_of = arena.take<std::int32_t>(heads);
-  return table;
 }
 
 }  // namespace
@@ -384,13 +370,9 @@ Call prepare(const Tensor& q, const Tensor& k, const Tensor& v, const Options& o
   set_problem(q, k, v, o, call);
   call.choice = choose(q, k, o);
   call.certificate = draw_certificate(call.problem, o);
-  if (!o.plan.heads.empty()) {
-    PlanOptions plan = o.plan;
-    plan.method = call.choice.method;
-    const std::string own = own_budgets(plan, q.shape[1], k.shape[1]);
-    if (call.choice.method != Method::kDense || o.plan.method == Method::kDense)
-      call.choice.reason += own;
-  }
+  PlanOptions plan = o.plan;
+  settle(plan, call.choice.method, q.shape[1], k.shape[1]);
+  if (!plan.heads.empty()) call.choice.reason += own_budgets(plan, q.shape[1], k.shape[1]);
   return call;
 }
 

@@ -139,13 +139,12 @@ std::int64_t workspace_bytes(const Tensor& q, const Tensor& k, const Tensor& v,
   check_certify_options(options.certify);
   if (options.device == Device::kCuda) return cuda::workspace_bytes(q, k, v, options);
   PlanOptions plan = options.plan;
-  if (!plan.heads.empty()) (void)resolve_heads(plan, q.shape[1], k.shape[1]);  // one a head?
-  if (plan.method == Method::kAuto) {
-    plan.method = choose_method(q.shape[2], k.shape[2], q.shape[1] / k.shape[1],
-                                tile::kernels(options.compute, k.dtype).bf16, options.plan)
-                      .method;
-    if (plan.method == Method::kDense) plan.heads.clear();
-  }
+  Method method = plan.method;
+  if (method == Method::kAuto)
+    method = choose_method(q.shape[2], k.shape[2], q.shape[1] / k.shape[1],
+                           tile::kernels(options.compute, k.dtype).bf16, options.plan)
+                 .method;
+  settle(plan, method, q.shape[1], k.shape[1]);
   const Sizes sizes(q, k, v, options);
   std::int64_t shared = takes(plan, Method::kRouted) ? sizes.index() : 0, worker = 0;
   if (plan.heads.empty()) {

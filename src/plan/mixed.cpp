@@ -1,5 +1,7 @@
 // Budgets by head: heads with the same budget are a class with a planner of its own.
 #include <algorithm>
+#include <array>
+#include <map>
 #include <tuple>
 #include <vector>
 
@@ -28,6 +30,12 @@ ResolvedBudgets resolve_heads(const PlanOptions& o, std::int64_t h_q, std::int64
       all[i].alone = all[i].method == Method::kRouted && (!o.heads_together || all[i].keys > least);
   }
   return all;
+}
+
+void settle(PlanOptions& plan, Method chosen, std::int64_t h_q, std::int64_t h_kv) {
+  if (!plan.heads.empty()) (void)resolve_heads(plan, h_q, h_kv);
+  if (chosen == Method::kDense && plan.method == Method::kAuto) plan.heads.clear();
+  plan.method = chosen;
 }
 
 std::string own_budgets(const PlanOptions& plan, std::int64_t h_q, std::int64_t h_kv) {
@@ -98,33 +106,38 @@ class MixedPlanner final : public Planner {
   }
 
   void cut(std::int64_t dense_until) {
+    Cuts known;
     std::int64_t tiles = 0;
     for (const bool count : {true, false}) {  // growing would take three times the memory
       if (!count) tiles_.reserve(static_cast<std::size_t>(tiles));
       for (std::size_t i = 0; i < classes_.size(); ++i)
-        cut(i, dense_until, count ? &tiles : nullptr);
+        cut(i, dense_until, known, count ? &tiles : nullptr);
     }
   }
 
+  // By size, first and last: key heads with as many heads of a class are cut alike.
+  using Cuts = std::map<std::array<std::int64_t, 3>, std::vector<std::int64_t>>;
+
   // The tiles of a class, or only their number.
-  void cut(std::size_t i, std::int64_t dense_until, std::int64_t* number) {
+  void cut(std::size_t i, std::int64_t dense_until, Cuts& known, std::int64_t* number) {
     const Class& c = classes_[i];
     const std::int64_t n = visibility_.n_q, size = c.planner->tile();
     const std::int64_t exact = i == 0 ? 0 : queries_within(visibility_, dense_until / size * size);
     for (const std::vector<std::int32_t>& heads : c.heads) {
       if (heads.empty()) continue;
       const std::int64_t dense = dense_tile_size(static_cast<std::int64_t>(heads.size()));
-      if (exact < n) add(i, heads, i == 0 ? dense : size, exact, n, number);
-      if (exact > 0) add(0, heads, dense, 0, exact, number);
+      if (exact < n) add(i, heads, i == 0 ? dense : size, exact, n, known, number);
+      if (exact > 0) add(0, heads, dense, 0, exact, known, number);
     }
   }
 
   // Tiles of some heads of one key head, of class i.
   void add(std::size_t i, const std::vector<std::int32_t>& heads, std::int64_t size,
-           std::int64_t first, std::int64_t last, std::int64_t* number) {
+           std::int64_t first, std::int64_t last, Cuts& known, std::int64_t* number) {
     const auto count = static_cast<std::int64_t>(heads.size());
     const std::int64_t step = classes_[i].budget.alone ? 1 : count;
-    const std::vector<std::int64_t> cuts = cut_queries(visibility_, size, first, last);
+    std::vector<std::int64_t>& cuts = known[{size, first, last}];
+    if (cuts.empty()) cuts = cut_queries(visibility_, size, first, last);
     if (number != nullptr) {
       *number += (static_cast<std::int64_t>(cuts.size()) - 1) * batches_ * (count / step);
       return;

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "common/arena.cuh"
 #include "common/device.cuh"
 #include "common/launch.cuh"
 
@@ -10,6 +11,15 @@ namespace prescore::cuda {
 
 /// Fills the tables of tiles and of complete segments; unused entries have no rows.
 void make_tables(const Problem&, TileInfo*, int tiles, SegmentInfo*, int segments, cudaStream_t);
+
+/// Room for the tables of `lists` lists and `heads` heads.
+inline ListTable take_table(Arena& arena, int lists, int heads) {
+  ListTable table;
+  table.list = arena.take<ListInfo>(lists);
+  table.head_of = arena.take<std::int32_t>(heads);
+  table.list_of = arena.take<std::int32_t>(heads);
+  return table;
+}
 
 /// Fills tables of lists, and of heads where they are given: by unit, query heads.
 void put_lists(const ListTable&, const std::vector<ListInfo>&, const std::vector<std::int32_t>&,

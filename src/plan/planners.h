@@ -47,6 +47,10 @@ bool longer(const ResolvedBudget& a, const ResolvedBudget& b) noexcept;
 /// Of every query head, where options.heads has some. Throws Error where it has not one a head.
 ResolvedBudgets resolve_heads(const PlanOptions&, std::int64_t h_q, std::int64_t h_kv);
 
+/// The options of a call once its method is chosen. What `auto` reads densely it reads so in every
+/// head. Throws Error where options.heads has not one a head.
+void settle(PlanOptions&, Method chosen, std::int64_t h_q, std::int64_t h_kv);
+
 /// "; 3 of 14 heads have budgets of their own", for Choice::reason.
 std::string own_budgets(const PlanOptions&, std::int64_t h_q, std::int64_t h_kv);
 
